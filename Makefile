@@ -1,0 +1,31 @@
+# make demo: install and run the main job.  make test: install where it is missing, and run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo quickstart test lint clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"tardis_fl needs Python 3.11 or newer, {sys.executable} is " + sys.version.split()[0] + "; try make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[test]"
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/python -m tardis_fl.simulate configs/cifar10_3tier.yaml $(ARGS)
+
+quickstart: setup
+	$(BIN)/python -m tardis_fl.simulate configs/quickstart.yaml $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check tardis_fl tests benchmarks
+	$(BIN)/ruff format --check tardis_fl tests benchmarks
+
+clean:
+	rm -rf $(VENV) *.egg-info

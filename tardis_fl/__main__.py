@@ -1,0 +1,3 @@
+from tardis_fl.cli import app
+
+app()

@@ -1,0 +1,100 @@
+"""Commands. PyTorch and everything else heavy is imported inside them, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tardis_fl.errors import TardisError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federated training and tiered deployment of early-exit networks.")
+simulate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+cache_app = typer.Typer(no_args_is_help=True, help="Decoded images kept on this machine.")
+app.add_typer(cache_app, name="cache")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as federation.rounds=3; repeatable.")]
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    try:
+        yield
+    except TardisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+@app.command()
+@simulate_app.command()
+def simulate(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Folder for this run.", show_default="runs/NAME")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run, instead of the configuration's.")] = None,
+) -> None:
+    """Train an early-exit network across clients and measure its deployment."""
+    from tardis_fl.config import load_config
+
+    with _errors_for_people():
+        config = load_config(config_path, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
+        folder = output or Path("runs") / config.name
+        try:
+            from tardis_fl.screen import Screen
+            from tardis_fl.simulate import simulate as run
+
+            run(config, folder, Screen())
+        except KeyboardInterrupt:
+            kept = f"; what was complete is in {folder}" if folder.exists() else ""
+            print(f"\nstopped{kept}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def validate(config_path: ConfigPath, overrides: Overrides = None) -> None:
+    """Check a configuration and report everything that is wrong with it."""
+    from tardis_fl.config import load_config
+
+    with _errors_for_people():
+        config = load_config(config_path, overrides or [])
+        print(f"{config_path}: valid ({config.name}: {config.federation.num_clients} clients, {config.federation.rounds} rounds, {len(config.tiers)} tiers)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the configuration's JSON schema, for editors."""
+    from tardis_fl.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@cache_app.command("show")
+def cache_show() -> None:
+    """List what the cache holds."""
+    from tardis_fl.data.cache import cache_folder, entries
+    from tardis_fl.report.text import bytes_text
+
+    folder = cache_folder()
+    found = entries(folder)
+    for path, size in found:
+        print(f"{bytes_text(size):>10}  {path.name}")
+    print(f"{len(found)} entries, {bytes_text(sum(size for _, size in found))} in {folder}")
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove everything the cache holds; it is made again when needed."""
+    from tardis_fl.data.cache import cache_folder, clear
+    from tardis_fl.report.text import bytes_text
+
+    folder = cache_folder()
+    count, size = clear(folder)
+    print(f"removed {count} entries, {bytes_text(size)}, from {folder}")

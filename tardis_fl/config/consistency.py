@@ -1,0 +1,117 @@
+"""What no single key shows: combinations that can't work, and options without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tardis_fl.config.schema import Config, Section
+from tardis_fl.early_exit.catalogue import CATALOGUE
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        path: Dotted path of the key, such as `federation.rounds`.
+        got: What stands there, as the user would write it.
+        wanted: What may stand there, and how to mend it.
+        involves: Paths of further keys the judgement rests on.
+    """
+
+    path: str
+    got: str
+    wanted: str
+    involves: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path}: got {self.got}; {self.wanted}"
+
+
+def inconsistencies(config: Config) -> Iterator[Problem]:
+    """Yields the combinations of keys that can't work together."""
+    backbone = CATALOGUE[config.model.backbone]
+    num_tiers = len(config.tiers)
+    if num_tiers != backbone.num_segments:
+        yield Problem(
+            "tiers",
+            f"{num_tiers} tiers",
+            f"the backbone {backbone.name!r} has {backbone.num_segments} segments and wants one tier for each",
+            ("model.backbone",),
+        )
+    names = [tier.name for tier in config.tiers]
+    if len(set(names)) < len(names):
+        yield Problem("tiers", ", ".join(names), "every tier wants a name of its own")
+    weights = config.model.exit_weights
+    if weights is not None and len(weights) != num_tiers:
+        yield Problem("model.exit_weights", f"{len(weights)} weights", f"wanted one for each of the {num_tiers} exits", ("tiers",))
+    if weights is not None and any(weight == 0 for weight in weights):
+        yield Problem("model.exit_weights", str(weights), "every exit answers in deployment, so each weight must be above 0")
+    if _changed(config.model, "width") and not backbone.has_width:
+        yield Problem("model.width", str(config.model.width), f"has no effect with {backbone.name!r}; remove it", ("model.backbone",))
+    yield from _data(config)
+    yield from _federation(config, num_tiers)
+    yield from _deployment(config, num_tiers)
+
+
+def _changed(section: Section, key: str) -> bool:
+    """Whether a key was set to something else than its default; a resolved configuration sets them all."""
+    return key in section.model_fields_set and getattr(section, key) != type(section).model_fields[key].default
+
+
+def _data(config: Config) -> Iterator[Problem]:
+    data = config.data
+    held_out = data.fit_fraction + data.calibration_fraction
+    if held_out >= 1:
+        yield Problem(
+            "data.fit_fraction", f"{data.fit_fraction} beside data.calibration_fraction {data.calibration_fraction}",
+            "their sum must stay below 1 so that something is left to train on", ("data.calibration_fraction",),
+        )  # fmt: skip
+    keys_of_schemes = {"alpha": "dirichlet", "classes_per_client": "pathological", "shards_per_client": "shard"}
+    for key, scheme in keys_of_schemes.items():
+        if _changed(data.partition, key) and data.partition.scheme != scheme:
+            yield Problem(
+                f"data.partition.{key}", str(getattr(data.partition, key)),
+                f"has no effect with the scheme {data.partition.scheme!r}; remove it or set data.partition.scheme: {scheme}",
+                ("data.partition.scheme",),
+            )  # fmt: skip
+    if _changed(data, "synthetic") and data.dataset != "synthetic" and data.on_missing != "synthetic":
+        yield Problem("data.synthetic", "settings", f"they have no effect with dataset {data.dataset!r} and on_missing 'error'; remove them", ("data.dataset", "data.on_missing"))
+    if _changed(data, "image_size") and data.dataset != "image_folder":
+        yield Problem("data.image_size", str(data.image_size), f"the dataset {data.dataset!r} has 32x32 images; remove it", ("data.dataset",))
+    if data.dataset == "image_folder" and data.on_missing == "synthetic" and data.image_size != 32:
+        yield Problem("data.on_missing", "synthetic", "synthetic images are 32x32: set data.image_size: 32 or on_missing: error", ("data.image_size", "data.dataset"))
+
+
+def _federation(config: Config, num_tiers: int) -> Iterator[Problem]:
+    federation = config.federation
+    depth = federation.client_depth
+    if depth > num_tiers:
+        yield Problem("federation.client_depth", str(depth), f"the network has {num_tiers} segments; wanted 1 to {num_tiers}", ("tiers",))
+    if depth < num_tiers and federation.server_epochs == 0 and federation.final_server_epochs == 0:
+        yield Problem(
+            "federation.final_server_epochs", "0 beside server_epochs 0",
+            f"nobody would train segments {depth + 1} to {num_tiers}; set one of them above 0 or client_depth: {num_tiers}",
+            ("federation.server_epochs", "federation.client_depth", "tiers"),
+        )  # fmt: skip
+    if depth == num_tiers:
+        for key in ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction"):
+            if _changed(federation, key) and getattr(federation, key) != 0:
+                yield Problem(f"federation.{key}", "a setting of server training", f"it has no effect with client_depth {depth}, where clients train all segments; remove it", ("federation.client_depth", "tiers"))
+
+
+def _deployment(config: Config, num_tiers: int) -> Iterator[Problem]:
+    deployment = config.deployment
+    targets = [key for key in ("max_accuracy_drop", "target_offload_rate", "thresholds") if getattr(deployment, key) is not None]
+    if len(targets) != 1:
+        yield Problem(
+            "deployment", " and ".join(targets) if targets else "no target",
+            "wanted exactly one of max_accuracy_drop, target_offload_rate and thresholds (set the others to null)",
+            tuple(f"deployment.{key}" for key in ("max_accuracy_drop", "target_offload_rate", "thresholds")),
+        )  # fmt: skip
+    if deployment.thresholds is not None and len(deployment.thresholds) != num_tiers - 1:
+        yield Problem(
+            "deployment.thresholds", f"{len(deployment.thresholds)} thresholds",
+            f"wanted {num_tiers - 1}: one for each tier but the last, which always answers", ("tiers",),
+        )  # fmt: skip

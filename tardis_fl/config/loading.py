@@ -1,0 +1,261 @@
+"""Strict reading of a configuration: every problem at once, each with path, got and wanted."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tardis_fl.config.consistency import Problem, inconsistencies
+from tardis_fl.config.schema import Config
+from tardis_fl.errors import ConfigError
+
+NUMBER_IN_TEXT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+SCALAR_NAMES = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "string_type": "text", "list_type": "a list", "model_type": "a group of keys", "model_attributes_type": "a group of keys",
+    "dict_type": "a group of keys",
+}  # fmt: skip
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and applies `--set` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: Texts of the form `section.key=value`, applied in order.
+
+    Raises:
+        ConfigError: Lists everything that is wrong, one line each.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; wanted a YAML configuration such as configs/quickstart.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as UTF-8 text: {error}") from None
+    return parse_config(text, source=str(path), overrides=overrides)
+
+
+def parse_config(text: str, *, source: str = "configuration", overrides: Sequence[str] = ()) -> Config:
+    """Reads YAML text; see `load_config`."""
+    raw, problems = _read_yaml(text, source)
+    for override in overrides:
+        problems += _apply_override(raw, override)
+    config, found = _validate(raw)
+    problems += found
+    if problems:
+        unique = list(dict.fromkeys(str(problem) for problem in problems))
+        count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
+        raise ConfigError("\n".join([f"{source}: {count} in the configuration", *(f"  {line}" for line in unique)]))
+    assert config is not None
+    return config
+
+
+def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        problems = list(_duplicates(node, ""))
+        raw = loader.construct_document(node) if node is not None else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source}: this is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: got {_describe(raw)}; wanted the keys {', '.join(Config.model_fields)}")
+    return raw, problems
+
+
+def _duplicates(node: yaml.Node | None, path: str) -> Iterator[Problem]:
+    """Yields the keys that stand twice in one mapping, where YAML would let the last one win."""
+    if isinstance(node, yaml.MappingNode):
+        first_lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in first_lines:
+                yield Problem(f"{path}{key}", f"twice, in lines {first_lines[key]} and {line}", "keep one of them")
+            first_lines.setdefault(key, line)
+            yield from _duplicates(value_node, f"{path}{key}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for index, entry in enumerate(node.value):
+            yield from _duplicates(entry, f"{path}{index}.")
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> list[Problem]:
+    path, equals, value_text = override.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        return [Problem(f"--set {override}", "no '='", "wanted section.key=value, such as federation.rounds=3")]
+    try:
+        value = yaml.safe_load(value_text)
+    except yaml.YAMLError:
+        return [Problem(f"--set {path}", repr(value_text), "wanted a YAML value: a number, a text, [a, list] or null")]
+    if isinstance(value, str) and NUMBER_IN_TEXT.match(value):
+        value = float(value)  # a shell knows no types: 1e-3 is meant as a number here
+    *parents, last = path.split(".")
+    target: Any = raw
+    for depth, key in enumerate(parents):
+        if isinstance(target, list):
+            if not key.isdigit() or int(key) >= len(target):
+                return [Problem(path, f"index {key!r}", f"{'.'.join(parents[:depth])} has entries 0 to {len(target) - 1}")]
+            target = target[int(key)]
+        else:
+            if target.get(key) is None:
+                target[key] = _implied(parents[: depth + 1])
+            target = target[key]
+        if not isinstance(target, dict | list):
+            return [Problem(path, "a path through a single value", f"{'.'.join(parents[: depth + 1])} is no group of keys")]
+    if isinstance(target, list):
+        if not last.isdigit() or int(last) >= len(target):
+            return [Problem(path, f"index {last!r}", f"{'.'.join(parents)} has entries 0 to {len(target) - 1}")]
+        target[int(last)] = value
+    else:
+        target[last] = value
+    return []
+
+
+def _implied(path: list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Returns what stands at a path that the file leaves out: the default where it is a list, else an empty group."""
+    section: type[BaseModel] | None = Config
+    for key in path[:-1]:
+        section = _section_of(section, key) if section else None
+    field = section.model_fields.get(path[-1]) if section else None
+    if field is not None and isinstance(field.default, list):
+        return [entry.model_dump() for entry in field.default]
+    return {}
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
+    """Checks every key, then the combinations of those keys that are right by themselves."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems = [_problem(detail) for detail in details]
+        broken = [problem.path for problem in problems]
+        try:
+            rest = Config.model_validate(_without(raw, [detail["loc"] for detail in details]))
+        except ValidationError:  # what is left lacks a required key: no combination to judge
+            return None, problems
+        return None, problems + [p for p in inconsistencies(rest) if not _touches(p, broken)]
+    found = list(inconsistencies(config))
+    return (None if found else config), found
+
+
+def _touches(problem: Problem, broken: Iterable[str]) -> bool:
+    related = (problem.path, *problem.involves)
+    return any(a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken)
+
+
+def _without(raw: dict[str, Any], locations: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
+    pruned = copy.deepcopy(raw)
+    if not isinstance(pruned.get("name"), str) or ("name",) in [tuple(loc) for loc in locations]:
+        pruned["name"] = "unnamed"
+    for location in locations:
+        keys = list(location)
+        if keys == ["name"]:
+            continue
+        while any(isinstance(key, int) for key in keys):  # a broken entry takes its list with it
+            keys = keys[: next(i for i, key in enumerate(keys) if isinstance(key, int))]
+        target: Any = pruned
+        for key in keys[:-1]:
+            target = target.get(key, {}) if isinstance(target, dict) else {}
+        if isinstance(target, dict) and keys:
+            target.pop(keys[-1], None)
+    return pruned
+
+
+def _problem(detail: dict[str, Any] | Any) -> Problem:
+    location = [str(part) for part in detail["loc"]]
+    path = ".".join(location)
+    kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return Problem(path, f"an unknown key with {_describe(got)}", f"{_nearest(location)}")
+    if kind == "missing":
+        return Problem(path, "nothing", "wanted this key: it has no default")
+    if kind in SCALAR_NAMES:
+        wanted = f"wanted {SCALAR_NAMES[kind]}"
+        if isinstance(got, str) and NUMBER_IN_TEXT.match(got) and "number" in wanted:
+            wanted += f"; YAML reads {got} as text: write it {_as_yaml_number(got)}"
+        return Problem(path, _describe(got), wanted)
+    if kind == "literal_error":
+        return Problem(path, _describe(got), f"wanted {context['expected']}{_did_you_mean(got, context['expected'])}")
+    message = detail["msg"].replace("Input should be ", "").replace("Value should ", "")
+    if kind == "string_pattern_mismatch":
+        message = "letters, digits, '.', '_' and '-', with a letter or digit first"
+    return Problem(path, _describe(got), f"wanted {message}")
+
+
+def _as_yaml_number(text: str) -> str:
+    if not re.search("[eE]", text):
+        return f"{text} without quotes"
+    mantissa, exponent = re.split("[eE]", text)
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, dict):
+        return "a group of keys"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return str(value)
+
+
+def _did_you_mean(got: Any, expected: str) -> str:
+    close = difflib.get_close_matches(str(got), re.findall(r"'([^']+)'", expected), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _nearest(location: list[str]) -> str:
+    """Names the known key nearest to an unknown one: in its section first, then anywhere."""
+    section: type[BaseModel] | None = Config
+    for part in location[:-1]:
+        section = _section_of(section, part) if section else None
+    siblings = list(section.model_fields) if section else []
+    close = difflib.get_close_matches(location[-1], siblings, n=1)
+    if close:
+        return f"did you mean {'.'.join([*location[:-1], close[0]])}?"
+    everywhere = {path.rsplit(".", 1)[-1]: path for path in key_paths()}
+    close = difflib.get_close_matches(location[-1], everywhere, n=1, cutoff=0.75)
+    if close:
+        return f"did you mean {everywhere[close[0]]}?"
+    return f"known keys here: {', '.join(siblings)}"
+
+
+def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    if key.isdigit():
+        return section
+    field = section.model_fields.get(key)
+    if field is None:
+        return None
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def key_paths(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted path of every key that a configuration may hold."""
+    for key in section.model_fields:
+        inner = _section_of(section, key)
+        if inner is None:
+            yield f"{prefix}{key}"
+        elif key == "tiers":
+            yield from key_paths(inner, f"{prefix}{key}.0.")
+        else:
+            yield f"{prefix}{key}"
+            yield from key_paths(inner, f"{prefix}{key}.")

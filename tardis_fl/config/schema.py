@@ -1,0 +1,208 @@
+"""Every key of a configuration, with its type, range, unit and meaning.
+
+The models are frozen and strict: unknown keys and values of another type are refused.
+What involves more than one key is checked in `consistency.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Codec = Literal["uint8", "float16", "float32"]
+
+
+class Section(BaseModel):
+    """A frozen, strict group of keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class PartitionConfig(Section):
+    """How the training images are dealt to the clients."""
+
+    scheme: Literal["iid", "dirichlet", "pathological", "shard"] = "dirichlet"
+    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client; shard: sorted by label, cut, dealt."""
+    alpha: PositiveFloat = 1.0
+    """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
+    classes_per_client: PositiveInt = 2
+    """Number of classes each client sees (scheme pathological)."""
+    shards_per_client: PositiveInt = 2
+    """Number of label-sorted pieces each client gets (scheme shard)."""
+    min_samples: PositiveInt = 20
+    """Smallest shard to accept, in images, before the hold-out is taken (scheme dirichlet draws again below it)."""
+
+
+class SyntheticConfig(Section):
+    """Size and difficulty of the generated images."""
+
+    num_train: PositiveInt = 4000
+    """Training images."""
+    num_test: PositiveInt = 1000
+    """Test images."""
+    hard_fraction: Fraction = 0.5
+    """Share of samples that lack the easy cue and need the deeper segments."""
+
+
+class DataConfig(Section):
+    """The images, and who holds which."""
+
+    dataset: Literal["cifar10", "synthetic", "image_folder"] = "cifar10"
+    """cifar10: files under root; synthetic: generated, needs no file; image_folder: root/train/CLASS/*, root/test/CLASS/*."""
+    root: str = "data/cifar10"
+    """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
+    on_missing: Literal["error", "synthetic"] = "error"
+    """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or use synthetic data and say so."""
+    image_size: Annotated[int, Field(ge=8, le=512)] = 32
+    """Side of the square images in pixels that image_folder resizes to."""
+    max_train_samples: PositiveInt | None = None
+    """Use only this many training images, drawn by the seed; null: all."""
+    max_test_samples: PositiveInt | None = None
+    """Use only this many test images, drawn by the seed; null: all."""
+    partition: PartitionConfig = PartitionConfig()
+    """How the training images are dealt to the clients."""
+    fit_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of each shard held out to follow the training and to fit temperatures."""
+    calibration_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of each shard held out to choose thresholds."""
+    augment: bool = True
+    """Random crops (4 pixels of padding) and horizontal flips of training images."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+    """Size and difficulty of the generated images."""
+
+
+class ModelConfig(Section):
+    """The network: one segment a tier, one exit a segment."""
+
+    backbone: Literal["small_resnet", "vgg19"] = "small_resnet"
+    """small_resnet: three residual segments for 32x32 images; vgg19: cut at features[:7] and features[7:17]."""
+    width: Annotated[int, Field(ge=4, le=256)] = 32
+    """Channels of the first convolution (small_resnet only); the deeper segments are multiples of it."""
+    exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Hidden units in the head of the early exits, 0 for a single linear layer."""
+    exit_weights: list[NonNegativeFloat] | None = None
+    """Weight of each exit's loss, from shallow to deep; null: 1 for all."""
+
+
+class TierConfig(Section):
+    """A place where one segment runs."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    """What the tier is called in reports."""
+
+
+class OptimizerConfig(Section):
+    """SGD with Nesterov momentum where momentum is above 0."""
+
+    batch_size: PositiveInt = 50
+    """Images a gradient step."""
+    learning_rate: PositiveFloat = 0.05
+    """Learning rate at the start."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate goes down over the planned rounds (server: rounds and final epochs)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
+    weight_decay: NonNegativeFloat = 5.0e-4
+    """L2 penalty."""
+
+
+class FederationConfig(Section):
+    """Who trains what, and how often."""
+
+    rounds: PositiveInt = 10
+    """Rounds of local training and aggregation."""
+    num_clients: PositiveInt = 10
+    """Clients in the fleet; each holds one shard."""
+    client_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the clients that is chosen for a round."""
+    client_depth: PositiveInt = 1
+    """Segments a client holds and trains; as many as there are tiers: plain FedAvg of the whole network."""
+    local_epochs: PositiveInt = 1
+    """Passes over its shard that a chosen client makes in a round."""
+    client: OptimizerConfig = OptimizerConfig()
+    """Local training on the clients."""
+    server: OptimizerConfig = OptimizerConfig(batch_size=128)
+    """Training of the deeper segments on the server."""
+    server_epochs: Annotated[int, Field(ge=0)] = 1
+    """Passes over a round's features that the server makes after aggregating."""
+    final_server_epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes on features of the final client segments after the last round, each with fresh features of all clients."""
+    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a chosen client's training samples whose features travel in a round; the final epochs use all of them."""
+    feature_codec: Codec = "uint8"
+    """How features travel from client to server; uint8 and float16 are lossy, uint8 has a scale per sample."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 1
+    """Rounds between evaluations on the clients' fit samples; 0: only after the last round."""
+    max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a round's clients that may fail before the run stops with exit code 4."""
+
+
+class DeploymentConfig(Section):
+    """When a sample leaves its tier, and what travels then."""
+
+    policy: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
+    """Score in [0, 1] of an exit; the sample stays when score >= threshold."""
+    max_accuracy_drop: Fraction | None = None
+    """Choose the threshold with the least offload whose accuracy on calibration data is at most this far below never exiting early; 0.01 is one point."""
+    target_offload_rate: Fraction | None = None
+    """Choose the most accurate threshold on calibration data that sends at most this share of samples off the device."""
+    thresholds: list[Annotated[float, Field(ge=0)]] | None = None
+    """Fixed thresholds, one for each tier but the last; 0 always exits, above 1 never."""
+    feature_codec: Codec = "uint8"
+    """How features travel between tiers."""
+    batch_size: PositiveInt = 250
+    """Samples a tier decides on at a time in the replay."""
+
+
+class RuntimeConfig(Section):
+    """How to use this machine."""
+
+    engine: Literal["inline"] = "inline"
+    """inline: ServerApp and ClientApps in this process."""
+    threads: PositiveInt | None = None
+    """Threads PyTorch computes with; null: as many as there are cores to use."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training; auto: bfloat16 where the processor has instructions for it. Evaluation is always float32."""
+    cache_dir: str | None = None
+    """Folder for decoded images; null: the user's cache folder (TARDIS_FL_CACHE wins)."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    """Name of the run, and of its folder under runs/."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Everything random follows from it."""
+    data: DataConfig = DataConfig()
+    """The images, and who holds which."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    tiers: list[TierConfig] = [TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")]
+    """Where the segments run, from the device to the cloud: one tier a segment."""
+    federation: FederationConfig = FederationConfig()
+    """Who trains what, and how often."""
+    deployment: DeploymentConfig = DeploymentConfig()
+    """When a sample leaves its tier."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """How to use this machine."""
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of the network, which is also the number of tiers."""
+        return len(self.tiers)
+
+    @property
+    def exit_weights(self) -> list[float]:
+        """Weight of each exit's loss, from shallow to deep."""
+        return self.model.exit_weights or [1.0] * self.num_segments
+
+    @property
+    def clients_per_round(self) -> int:
+        """Clients chosen for a round: the fraction, rounded to the nearest count, at least one."""
+        return max(1, round(self.federation.client_fraction * self.federation.num_clients))

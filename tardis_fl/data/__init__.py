@@ -1,0 +1,1 @@
+"""Images, who holds which, and what each may be used for."""

@@ -1,0 +1,43 @@
+"""Batches of bytes to network input, with random crops and flips drawn by a generator of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PADDING = 4  # pixels on each side, He et al. 2016, section 4.2
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each channel, in [0, 1]."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Maps bytes (B, H, W, C) to normalised floats (B, C, H, W) in channels-last memory order."""
+        mean, deviation = (torch.tensor(values) * 255 for values in (self.mean, self.deviation))
+        return images.float().sub_(mean).div_(deviation).permute(0, 3, 1, 2)
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifts each image by up to 4 pixels, black beyond its border, and mirrors half of them.
+
+    Args:
+        images: (B, H, W, C) uint8.
+        generator: Source of the draws.
+
+    Returns:
+        (B, H, W, C) uint8.
+    """
+    count, height, width, channels = images.shape
+    padded = images.new_zeros(count, height + 2 * PADDING, width + 2 * PADDING, channels)
+    padded[:, PADDING : PADDING + height, PADDING : PADDING + width] = images
+    rows = torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) + torch.arange(width)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]

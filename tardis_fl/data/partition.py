@@ -1,0 +1,117 @@
+"""Dealing the training split to clients, with the partitioners of flwr-datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tardis_fl.config.schema import Config, PartitionConfig
+from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
+from tardis_fl.data.images import Dataset
+from tardis_fl.data.roles import Indices, Shard, hold_out
+from tardis_fl.errors import DataError
+from tardis_fl.randomness import Purpose, integer_seed
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+MEND = {
+    "iid": "use a larger data.max_train_samples",
+    "dirichlet": "raise data.partition.alpha (larger is more even)",
+    "pathological": "raise data.partition.classes_per_client",
+    "shard": "raise data.partition.shards_per_client",
+}
+
+
+class Partition:
+    """The shards of all clients; one is cut from the stored order when it is asked for."""
+
+    def __init__(self, order: Indices, bounds: Indices, config: Config) -> None:
+        self._order, self._bounds, self._config = order, bounds, config
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def shard(self, client: int) -> Shard:
+        """Returns one client's shard with its roles.
+
+        Raises:
+            DataError: It is too small to hold out from or to train on.
+        """
+        data = self._config.data
+        indices = np.asarray(self._order[self._bounds[client] : self._bounds[client + 1]])
+        return hold_out(
+            client, indices, fit_fraction=data.fit_fraction, calibration_fraction=data.calibration_fraction,
+            seed=self._config.seed, mend=MEND[data.partition.scheme],
+        )  # fmt: skip
+
+    def shards(self) -> list[Shard]:
+        """Returns the shards of all clients, in their order."""
+        return [self.shard(client) for client in range(len(self))]
+
+
+def load_partition(config: Config, dataset: Dataset) -> Partition:
+    """Deals the training split; the draw is kept in the cache, so a later process needs no partitioner.
+
+    Raises:
+        DataError: The scheme can't deal these labels to so many clients.
+    """
+    settings, num_clients = config.data.partition, config.federation.num_clients
+    key = key_of("partition", dataset.content_hash, len(dataset.train), config.data.max_train_samples, settings.model_dump(), num_clients, config.seed)
+
+    def make() -> tuple[Arrays, dict[str, object]]:
+        parts = deal(dataset.train.labels, settings, num_clients=num_clients, seed=config.seed)
+        return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}, {}
+
+    arrays, _ = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
+    return Partition(arrays["order"], arrays["bounds"], config)  # type: ignore[arg-type]
+
+
+def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_clients: int, seed: int) -> list[Indices]:
+    """Returns each client's sample indices; every sample goes to exactly one client or, where a scheme leaves a rest, to none.
+
+    Args:
+        labels: (N,) labels of the training split.
+        settings: The scheme and its numbers.
+        num_clients: Shards to make.
+        seed: The run's seed.
+
+    Raises:
+        DataError: The scheme can't deal these labels so.
+    """
+    if num_clients > len(labels):
+        raise DataError(f"federation.num_clients: got {num_clients} clients for {len(labels)} training samples; wanted at most one client a sample")
+    import datasets
+    from flwr_datasets import partitioner as schemes
+
+    number = integer_seed(seed, Purpose.PARTITION) % 2**32
+    shared: dict[str, Any] = {"num_partitions": num_clients, "partition_by": "label"}
+    chosen: Partitioner
+    if settings.scheme == "iid":
+        chosen = schemes.IidPartitioner(num_partitions=num_clients)
+        labels_order = np.random.default_rng(number).permutation(len(labels))
+    else:
+        labels_order = np.arange(len(labels))
+    if settings.scheme == "dirichlet":
+        chosen = schemes.DirichletPartitioner(**shared, alpha=settings.alpha, min_partition_size=settings.min_samples, seed=number)
+    elif settings.scheme == "pathological":
+        chosen = schemes.PathologicalPartitioner(**shared, num_classes_per_partition=settings.classes_per_client, seed=number)
+    elif settings.scheme == "shard":
+        chosen = schemes.ShardPartitioner(**shared, num_shards_per_partition=settings.shards_per_client, seed=number)
+    chosen.dataset = datasets.Dataset.from_dict({"label": labels[labels_order], "index": labels_order})
+    try:
+        return [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
+            f"{' '.join(str(error).split())} To mend it: {MEND[settings.scheme]}, or use fewer clients (federation.num_clients)."
+        ) from None
+
+
+def label_counts(shards: Sequence[Shard], labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
+    """Returns how many samples of each class each client holds, over all its roles: (clients, classes)."""
+    held = (np.concatenate([shard.train, shard.fit, shard.calibrate]) for shard in shards)
+    return np.stack([np.bincount(labels[indices], minlength=num_classes) for indices in held])

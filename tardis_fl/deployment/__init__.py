@@ -1,0 +1,1 @@
+"""From a trained network and its exit tables to a measured deployment."""

@@ -1,0 +1,115 @@
+"""The exit table: every exit's logits for every sample, from which all else is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tardis_fl.early_exit.network import Segment
+
+
+@dataclass(frozen=True)
+class ExitTable:
+    """Logits of all exits for the samples of one role. Use the subclass of the role.
+
+    Attributes:
+        logits: (exits, N, classes) float32, before any temperature.
+        labels: (N,) int64.
+        sample_ids: (N,) int64, unique over the roles of a run.
+        client_ids: (N,) int64, the client that holds the sample, -1 for none.
+    """
+
+    role: ClassVar[str]
+
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    sample_ids: npt.NDArray[np.int64]
+    client_ids: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        lengths = {self.logits.shape[1], len(self.labels), len(self.sample_ids), len(self.client_ids)}
+        if self.logits.ndim != 3 or len(lengths) != 1:
+            raise ValueError(f"the columns of an exit table must have one row a sample; got the lengths {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_exits(self) -> int:
+        return len(self.logits)
+
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Returns whether each exit is right on each sample: (exits, N)."""
+        return self.logits.argmax(axis=2) == self.labels
+
+    def accuracies(self) -> list[float]:
+        """Returns each exit's share of right answers over all samples."""
+        return [float(value) for value in self.correct().mean(axis=1)]
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Self]) -> Self:
+        """Joins the rows of several tables of one role."""
+        columns = {field.name: [getattr(table, field.name) for table in tables] for field in fields(cls)}
+        return cls(**{name: np.concatenate(parts, axis=1 if name == "logits" else 0) for name, parts in columns.items()})
+
+
+class FitTable(ExitTable):
+    """Held out by the clients, for temperatures."""
+
+    role = "fit"
+
+
+class CalibrationTable(ExitTable):
+    """Held out by the clients, for thresholds and certificates."""
+
+    role = "calibrate"
+
+
+class TestTable(ExitTable):
+    """The test split: for the report, never to choose anything."""
+
+    __test__ = False  # pytest takes the name for a test class
+    role = "test"
+
+
+def evaluate_batches(
+    segments: Sequence[Segment], inputs: Callable[[slice], Tensor], count: int, *,
+    transfer: Callable[[Tensor], Tensor] | None = None, batch_size: int = 250,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Runs consecutive segments over samples, in evaluation mode and float32.
+
+    Args:
+        segments: Consecutive segments; they are left in evaluation mode.
+        inputs: Gives the first segment's input for a range of samples.
+        count: Number of samples.
+        transfer: What features go through between two segments; None: nothing.
+        batch_size: Samples at a time.
+
+    Yields:
+        For each batch, logits (exits, B, classes) and the last segment's features (B, ...).
+    """
+    for segment in segments:
+        segment.eval()
+    for start in range(0, count, batch_size):
+        with torch.no_grad():
+            x = inputs(slice(start, min(start + batch_size, count)))
+            rows = []
+            for number, segment in enumerate(segments):
+                x, logits = segment(transfer(x) if transfer and number else x)
+                rows.append(logits.float())
+        yield torch.stack(rows), x
+
+
+def exit_logits(
+    segments: Sequence[Segment], inputs: Callable[[slice], Tensor], count: int, *,
+    transfer: Callable[[Tensor], Tensor] | None = None, batch_size: int = 250,
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """Returns the logits (exits, count, classes) of `evaluate_batches`."""
+    batches = evaluate_batches(segments, inputs, count, transfer=transfer, batch_size=batch_size)
+    return torch.cat([logits for logits, _ in batches], dim=1).numpy()

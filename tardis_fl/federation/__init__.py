@@ -1,0 +1,1 @@
+"""Training over Flower messages: what travels, who trains, how it is averaged."""

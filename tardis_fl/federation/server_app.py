@@ -1,0 +1,31 @@
+"""The Flower ServerApp: find the fleet, train, hand over what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from tardis_fl.config.schema import Config
+from tardis_fl.federation.events import Listener
+from tardis_fl.federation.fleet import Fleet
+from tardis_fl.federation.rounds import Trained, train_federated
+
+
+def build_server_app(listener: Listener, receive: Callable[[Trained], None]) -> ServerApp:
+    """Builds a ServerApp that trains the configuration in its run config (key `config`, as JSON).
+
+    Args:
+        listener: Is told of every round.
+        receive: Gets the result, since a ServerApp returns nothing.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        config_json = str(context.run_config["config"])
+        config = Config.model_validate_json(config_json)
+        receive(train_federated(Fleet(grid, config_json, config.federation.num_clients), config, listener))
+
+    return app

@@ -1,0 +1,61 @@
+"""What stays in a client process between messages: images, shards and one resident model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tardis_fl.config.schema import Config
+from tardis_fl.data.images import Dataset
+from tardis_fl.data.partition import Partition, load_partition
+from tardis_fl.data.sources import load_dataset
+from tardis_fl.early_exit.backbones import build_network
+from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
+from tardis_fl.federation.local_training import LocalData
+from tardis_fl.precision import resolve_precision, use_threads
+from tardis_fl.randomness import Purpose, integer_seed
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One process's resources, shared by all clients that it plays.
+
+    Attributes:
+        config: The configuration that came with the message.
+        dataset: Both splits; clients use the training split only.
+        partition: Every client's shard.
+        data: The training split as clients see it.
+        segments: The held segments; every message brings their weights.
+        precision: Arithmetic of training.
+    """
+
+    config: Config
+    dataset: Dataset
+    partition: Partition
+    data: LocalData
+    segments: list[Segment]
+    precision: str
+
+
+@lru_cache(maxsize=1)
+def open_workspace(config_json: str) -> Workspace:
+    """Returns the workspace of a configuration; the last one stays open."""
+    config = Config.model_validate_json(config_json)
+    use_threads(config.runtime)
+    dataset = load_dataset(config)
+    return Workspace(
+        config=config,
+        dataset=dataset,
+        partition=load_partition(config, dataset),
+        data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment),
+        segments=list(new_network(config, dataset.num_classes))[: config.federation.client_depth],
+        precision=resolve_precision(config.runtime),
+    )
+
+
+def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
+    """Builds the configured network with the initial weights of the run's seed."""
+    return build_network(
+        config.model.backbone, num_classes=num_classes, width=config.model.width, exit_hidden=config.model.exit_hidden,
+        seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
+    )  # fmt: skip

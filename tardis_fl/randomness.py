@@ -1,0 +1,52 @@
+"""Where every random number comes from: `(seed, purpose, round, client)`.
+
+No function of this project touches a global generator, so a result depends neither on
+the order of clients nor on the engine or the number of workers.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Purpose(IntEnum):
+    """What a stream of random numbers is for. Values are part of a seed's meaning: append only."""
+
+    PARTITION = 1
+    HOLD_OUT = 2
+    INITIAL_WEIGHTS = 3
+    SELECTION = 4
+    LOCAL_TRAINING = 5
+    FEATURE_VIEW = 6
+    SERVER_SHUFFLE = 7
+    BASELINE = 8
+    SYNTHETIC_DATA = 9
+    SUBSET = 10
+
+
+def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:
+    """Returns the seed sequence of one purpose; `key` is usually (round, client)."""
+    return np.random.SeedSequence(seed, spawn_key=(int(purpose), *key))
+
+
+def numpy_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:
+    """Returns a NumPy generator of its own for `(seed, purpose, *key)`."""
+    return np.random.default_rng(seed_sequence(seed, purpose, *key))
+
+
+def integer_seed(seed: int, purpose: Purpose, *key: int) -> int:
+    """Returns 63 bits for a library that wants one integer as its seed."""
+    return int(seed_sequence(seed, purpose, *key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def torch_generator(seed: int, purpose: Purpose, *key: int) -> torch.Generator:
+    """Returns a CPU `torch.Generator` of its own for `(seed, purpose, *key)`."""
+    import torch
+
+    return torch.Generator().manual_seed(integer_seed(seed, purpose, *key))

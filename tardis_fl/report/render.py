@@ -1,0 +1,34 @@
+"""The report as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from tardis_fl import __version__
+from tardis_fl.report.results import Report
+from tardis_fl.report.text import bytes_text, duration_text, macs_text, percent
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("tardis_fl.report"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": percent, "percent2": partial(percent, digits=2), "size": bytes_text, "duration": duration_text, "macs": macs_text, "count": lambda value: f"{value:,}",
+        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "),
+    }  # fmt: skip
+    return environment
+
+
+def render_markdown(report: Report) -> str:
+    """Renders the report for a terminal or a forge."""
+    return _environment().get_template("report.md.jinja").render(report=report, version=__version__)
+
+
+def render_html(report: Report) -> str:
+    """Renders the report as one page that loads nothing from elsewhere."""
+    from tardis_fl.report.plots import draw_all
+
+    return _environment().get_template("report.html.jinja").render(report=report, plots=draw_all(report), version=__version__)

@@ -1,0 +1,219 @@
+"""The content of `report.json`. Counts are integers, rates lie in [0, 1], what couldn't be had is None.
+
+Keys and meanings of this file are a contract: other programs read it. Add keys; don't rename them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DatasetResult:
+    """Which images, and how many in which role."""
+
+    name: str
+    source: str
+    num_train: int
+    num_fit: int
+    num_calibration: int
+    num_test: int
+    synthetic: bool
+    class_names: list[str]
+    raw_image_bytes: int
+
+
+@dataclass(frozen=True)
+class ExitResult:
+    """One exit and the segment it sits on.
+
+    accuracy, ece and auroc are over all test samples; ece and auroc are of the scores after the
+    temperature. num_parameters and macs are the segment's, exit included, not the network's up to here.
+    """
+
+    tier: str
+    accuracy: float
+    num_parameters: int
+    num_exit_parameters: int
+    macs: int
+    temperature: float
+    ece: float
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class BoundaryResult:
+    """What crosses from one tier to the next: `bytes` a sample, with the codec's header."""
+
+    sender: str
+    receiver: str
+    shape: list[int]
+    codec: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The deployment, measured on the test role.
+
+    escalation_rates: crossings of each boundary over all samples; conditional_escalation_rates: over the
+    samples that reached the boundary's sender (None where none did). bytes_per_sample: mean over all
+    samples and boundaries. accuracy_interval: Wilson, 95 %.
+    """
+
+    policy: str
+    thresholds: list[float]
+    accuracy: float
+    accuracy_interval: list[float]
+    exit_counts: list[int]
+    exit_fractions: list[float]
+    offload_rate: float
+    escalation_rates: list[float]
+    conditional_escalation_rates: list[float | None]
+    bytes_per_sample: float
+    macs_per_sample: float
+    device_macs_per_sample: float
+    latency_ms: dict[str, float] | None
+    device_energy_mj: float | None
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """How the thresholds were chosen: figures of the calibrate role."""
+
+    target: str
+    num_samples: int
+    accuracy: float
+    offload_rate: float
+    full_accuracy: float
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """An alternative to the operating point, on the same test samples."""
+
+    accuracy: float
+    offload_rate: float
+    bytes_per_sample: float
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """What the training took.
+
+    bytes_up and bytes_down are sums over the run by kind; raw_images_bytes is what sending every
+    training image once would have cost.
+    """
+
+    rounds: int
+    num_clients: int
+    clients_per_round: int
+    client_depth: int
+    bytes_up: dict[str, int]
+    bytes_down: dict[str, int]
+    raw_images_bytes: int
+    num_failures: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """Accuracies of all exits on the clients' fit samples after a round."""
+
+    round: int
+    validation_accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Accuracy, offload rate and mean bytes over all boundaries for each shared threshold on one role."""
+
+    role: str
+    thresholds: list[float]
+    accuracy: list[float]
+    offload_rate: list[float]
+    bytes_per_sample: list[float]
+
+
+@dataclass(frozen=True)
+class TierResult:
+    """Samples that a tier answered, and how many of the answers were right."""
+
+    tier: str
+    num_answered: int
+    num_correct: int
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The operating point on one class."""
+
+    name: str
+    num_samples: int
+    num_correct: int
+    num_offloaded: int
+
+
+@dataclass(frozen=True)
+class EscalationEffect:
+    """Of the samples that left the device: how many of its errors were mended, how many right answers spoiled."""
+
+    num_escalated: int
+    num_fixed: int
+    num_broken: int
+
+
+@dataclass(frozen=True)
+class ClientsResult:
+    """Samples of each class that each client holds, over all its roles: one row a client."""
+
+    label_counts: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of `report.json`."""
+
+    name: str
+    seed: int
+    dataset: DatasetResult
+    backbone: str
+    exits: list[ExitResult]
+    boundaries: list[BoundaryResult]
+    operating_point: OperatingPoint
+    calibration: CalibrationResult
+    certificate: None
+    baselines: dict[str, BaselineResult]
+    federation: FederationResult
+    last_round: RoundResult | None
+    best_round: RoundResult | None
+    history: list[RoundResult]
+    final_epochs: list[RoundResult]
+    threshold_sweeps: list[SweepResult]
+    tiers: list[TierResult]
+    classes: list[ClassResult]
+    escalation_effect: EscalationEffect
+    clients: ClientsResult
+    warnings: list[str]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain lists and dictionaries."""
+        return asdict(self)
+
+
+def wilson_interval(num_correct: int, num_samples: int, z: float = 1.959964) -> list[float]:
+    """Returns the Wilson score interval of a proportion, 95 % by default (Wilson 1927).
+
+    Args:
+        num_correct: Successes.
+        num_samples: Trials, at least 1.
+        z: Normal quantile.
+    """
+    share, n = num_correct / num_samples, num_samples
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5 / (1 + z * z / n)
+    return [max(0.0, centre - half), min(1.0, centre + half)]

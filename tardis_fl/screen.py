@@ -1,0 +1,170 @@
+"""What a person sees while a run goes on: rich in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tardis_fl.config.schema import Config
+from tardis_fl.report.text import bytes_text, duration_text, percent
+
+if TYPE_CHECKING:
+    from tardis_fl.data.images import Dataset
+    from tardis_fl.early_exit.counting import SegmentCost
+    from tardis_fl.estimate import Plan
+    from tardis_fl.federation.events import Failure, Listener, RoundRecord, Work
+    from tardis_fl.report.results import Report
+    from tardis_fl.run_folder import RunFolder
+
+MAX_CLIENT_ROWS = 12
+
+
+class Screen:
+    """Prints to one console.
+
+    Args:
+        console: Where to; by default standard output, at least 100 columns wide where it is no terminal.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        if not self.console.is_terminal and console is None:
+            self.console = Console(highlight=False, width=max(100, self.console.width))
+
+    def doing(self, what: str) -> None:
+        """Says what takes a moment."""
+        self.console.print(f"[dim]{what} ...[/dim]")
+
+    def summary(
+        self, config: Config, dataset: Dataset, label_counts: npt.NDArray[np.int64], costs: Sequence[SegmentCost], plan: Plan, *,
+        threads: int, precision: str, warnings: Sequence[str],
+    ) -> None:  # fmt: skip
+        """Shows what will run, on what data, and roughly how long."""
+        federation, data = config.federation, config.data
+        names = [tier.name for tier in config.tiers]
+        held, deeper = names[: federation.client_depth], names[federation.client_depth :]
+        image_bytes = dataset.train.image_bytes
+        print_ = self.console.print
+        print_(f"\n[bold]{config.name}[/bold]  (seed {config.seed})")
+        print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {dataset.source}")
+        print_(f"  clients     {federation.num_clients}, {config.clients_per_round} a round; partition {_partition_text(config)}; held out {percent(data.fit_fraction)} fit, {percent(data.calibration_fraction)} calibrate")
+        print_(f"  training    {federation.rounds} rounds; clients train {' + '.join(held)}" + (f", the server {' + '.join(deeper)}, then {federation.final_server_epochs} epochs more" if deeper else ", the whole network (FedAvg)"))
+        print_(f"  machine     {threads} thread{'s' if threads != 1 else ''}, training in {precision}")
+        print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
+        table = Table("tier", "parameters", "of these exit", "MACs a sample", "hands on", title=f"network {config.model.backbone}", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, cost in zip(names, costs, strict=True):
+            values = int(np.prod(cost.feature_shape))
+            shape = "x".join(map(str, cost.feature_shape))
+            hands_on = f"{shape} ({values:,} B as uint8, image {image_bytes:,} B)" if name != names[-1] else "logits"
+            table.add_row(name, f"{cost.num_parameters:,}", f"{cost.num_exit_parameters:,}", f"{cost.macs:,}", hands_on)
+        print_(table)
+        print_(_partition_table(dataset.class_names, label_counts))
+        for warning in warnings:
+            print_(f"[bold yellow]warning:[/bold yellow] {warning}", soft_wrap=True)
+
+    @contextmanager
+    def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Listener]:
+        """Shows the progress of a training and keeps its records in the run's folder."""
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[accuracy]}"),
+            )  # fmt: skip
+            with Progress(*columns, console=self.console, speed_estimate_period=120) as progress:
+                task = progress.add_task("training", total=plan.seconds, accuracy="")
+                yield _Watcher(self.console, config, plan, run, progress, task)
+                progress.update(task, completed=plan.seconds)
+        else:
+            yield _Watcher(self.console, config, plan, run, None, None)
+
+    def results(self, report: Report, folder: Path) -> None:
+        """Shows the outcome and where the whole report lies."""
+        point, print_ = report.operating_point, self.console.print
+        table = Table("tier", "accuracy of its exit", "answers", "right", "temperature", title="measured on the test split", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row, tier, fraction in zip(report.exits, report.tiers, point.exit_fractions, strict=True):
+            right = percent(tier.num_correct / tier.num_answered) if tier.num_answered else "-"
+            table.add_row(row.tier, percent(row.accuracy), percent(fraction), right, f"{row.temperature:.2f}")
+        print_()
+        print_(table)
+        rows = Table("", "accuracy", "leaves the device", "bytes a sample", title="operating point and what to compare it with", title_justify="left")
+        for column in rows.columns[1:]:
+            column.justify = "right"
+        low, high = point.accuracy_interval
+        rows.add_row(f"[bold]operating point[/bold] ({percent(low)} to {percent(high)})", f"[bold]{percent(point.accuracy)}[/bold]", f"[bold]{percent(point.offload_rate)}[/bold]", f"[bold]{point.bytes_per_sample:,.0f}[/bold]")
+        for name, baseline in report.baselines.items():
+            rows.add_row(name.replace("_", " "), percent(baseline.accuracy), percent(baseline.offload_rate), f"{baseline.bytes_per_sample:,.0f}")
+        print_(rows)
+        up = report.federation.bytes_up
+        print_(f"training sent {bytes_text(up['weights'])} of weights and {bytes_text(up['features'])} of features up; the raw images would have been {bytes_text(report.federation.raw_images_bytes)}")
+        for warning in report.warnings:
+            print_(f"[bold yellow]warning:[/bold yellow] {warning}", soft_wrap=True)
+        print_(f"\nreport: [bold]{folder / 'report.html'}[/bold] (also report.md, report.json)", soft_wrap=True)
+
+
+class _Watcher:
+    """Writes records to the run's folder and shows how far the training is."""
+
+    def __init__(self, console: Console, config: Config, plan: Plan, run: RunFolder, progress: Progress | None, task: TaskID | None) -> None:
+        self._console, self._config, self._plan, self._run = console, config, plan, run
+        self._progress, self._task = progress, task
+        self._done_s, self._started = 0.0, time.monotonic()
+
+    def worked(self, work: Work, num_samples: int) -> None:
+        self._done_s += num_samples * self._plan.seconds_per_sample[work]
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=min(self._done_s, self._plan.seconds))
+
+    def failed(self, failure: Failure) -> None:
+        path = self._run.write_failure(failure)
+        self._console.print(f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {failure.reason} ({path})", soft_wrap=True)
+
+    def round_done(self, record: RoundRecord, state: dict[str, Any]) -> None:
+        self._run.append_round(record)
+        self._run.write_checkpoint(record.round, state)
+        self._show(f"round {record.round}/{self._config.federation.rounds}", record)
+
+    def epoch_done(self, record: RoundRecord) -> None:
+        self._run.append_final_epoch(record)
+        epoch = record.round - self._config.federation.rounds
+        self._show(f"server epoch {epoch}/{self._config.federation.final_server_epochs}", record)
+
+    def _show(self, what: str, record: RoundRecord) -> None:
+        accuracy = record.validation_accuracy
+        text = "held-out " + " / ".join(percent(value) for value in accuracy) if accuracy else ""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=what, **({"accuracy": text} if text else {}))
+            return
+        elapsed = time.monotonic() - self._started
+        left = elapsed / self._done_s * max(0.0, self._plan.seconds - self._done_s) if self._done_s else self._plan.seconds
+        self._console.print(f"{what}  {text or 'not evaluated'}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
+
+
+def _partition_text(config: Config) -> str:
+    partition = config.data.partition
+    numbers = {"dirichlet": f"({partition.alpha:g})", "pathological": f"({partition.classes_per_client} classes)", "shard": f"({partition.shards_per_client} pieces)"}
+    return partition.scheme + numbers.get(partition.scheme, "")
+
+
+def _partition_table(class_names: Sequence[str], label_counts: npt.NDArray[np.int64]) -> Table:
+    table = Table("client", "samples", *(name[:9] for name in class_names[:12]), title="who holds what", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for client, row in enumerate(label_counts[:MAX_CLIENT_ROWS]):
+        table.add_row(str(client), f"{row.sum():,}", *(str(count) for count in row[:12]))
+    if len(label_counts) > MAX_CLIENT_ROWS:
+        sizes = label_counts.sum(axis=1)
+        table.add_row(f"... {len(label_counts)}", f"{sizes.min()} to {sizes.max()}", *["..." for _ in class_names[:12]])
+    return table

@@ -1,0 +1,121 @@
+"""The main job on one page: `python -m tardis_fl.simulate CONFIG`.
+
+One arrow of the design is one call here, in order: data, network, federation, exit tables,
+thresholds, replay, report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tardis_fl.config.schema import Config
+
+if TYPE_CHECKING:
+    from tardis_fl.report.results import Report
+    from tardis_fl.screen import Screen
+
+
+def simulate(config: Config, folder: Path, screen: Screen) -> Report:
+    """Trains and deploys what `config` describes, and leaves everything in `folder`.
+
+    Args:
+        config: The experiment.
+        folder: The run's folder; must not hold another run.
+        screen: Shows what is going on.
+
+    Raises:
+        ConfigError, DataError, RunError: See `tardis_fl.errors`; the message is for the user.
+    """
+    # imported here, so that `--help` and errors in a configuration don't wait for PyTorch
+    import numpy as np
+    import torch
+
+    from tardis_fl.codecs import transfer
+    from tardis_fl.data.partition import label_counts, load_partition
+    from tardis_fl.data.sources import load_dataset
+    from tardis_fl.deployment.artefacts import save_model
+    from tardis_fl.deployment.baselines import baselines
+    from tardis_fl.deployment.calibration import fit_temperatures
+    from tardis_fl.deployment.escalation import Rule, deploy, replay
+    from tardis_fl.deployment.thresholds import choose_thresholds
+    from tardis_fl.early_exit.counting import oversized, segment_costs
+    from tardis_fl.early_exit.evaluation import TestTable, exit_logits
+    from tardis_fl.estimate import plan
+    from tardis_fl.federation.client_app import app as client_app
+    from tardis_fl.federation.engines import run_inline
+    from tardis_fl.federation.rounds import Trained
+    from tardis_fl.federation.server_app import build_server_app
+    from tardis_fl.federation.workspace import new_network
+    from tardis_fl.precision import resolve_precision, use_threads
+    from tardis_fl.report.assembly import assemble, boundary_bytes
+    from tardis_fl.report.render import render_html, render_markdown
+    from tardis_fl.run_folder import RunFolder
+
+    RunFolder.check_free(folder)
+    threads, precision = use_threads(config.runtime), resolve_precision(config.runtime)
+
+    screen.doing("loading the data")
+    dataset = load_dataset(config)
+    partition = load_partition(config, dataset)
+    shards = partition.shards()
+    counts = label_counts(shards, dataset.train.labels, dataset.num_classes)
+
+    network = new_network(config, dataset.num_classes)
+    height, width, channels = dataset.train.images.shape[1:]
+    costs = segment_costs(network, (channels, height, width))
+    tiers = [tier.name for tier in config.tiers]
+    warnings = [*dataset.warnings, *oversized(costs, tiers, dataset.train.image_bytes)]
+
+    work = plan(
+        config, network, (channels, height, width), precision=precision,
+        num_train=sum(len(shard.train) for shard in shards), num_fit=sum(len(shard.fit) for shard in shards),
+    )  # fmt: skip
+    screen.summary(config, dataset, counts, costs, work, threads=threads, precision=precision, warnings=warnings)
+
+    run = RunFolder(folder, config)
+    run.write_environment(threads=threads, precision=precision, data_hash=dataset.content_hash)
+    run.write_partition(counts.tolist(), [{"train": len(s.train), "fit": len(s.fit), "calibrate": len(s.calibrate)} for s in shards])
+    received: list[Trained] = []
+    with screen.training(config, work, run) as listener:
+        server_app = build_server_app(listener, received.append)
+        run_inline(server_app, client_app, num_clients=config.federation.num_clients, run_config={"config": config.model_dump_json()})
+    trained = received.pop()
+
+    screen.doing("calibrating and deploying")
+    temperatures = fit_temperatures(trained.fit)
+    choice = choose_thresholds(trained.calibrate, temperatures, config.deployment)
+    rule = Rule(config.deployment.policy, tuple(temperatures), choice.thresholds, config.deployment.feature_codec)
+
+    def test_images(rows: slice) -> torch.Tensor:
+        return dataset.normalisation(torch.from_numpy(dataset.test.images[rows]))
+
+    count, labels = len(dataset.test), np.asarray(dataset.test.labels)
+    sample_ids, no_client = len(dataset.train) + np.arange(count), np.full(count, -1)
+    logits = exit_logits(list(trained.network), test_images, count, transfer=transfer(rule.codec))
+    test = TestTable(logits, labels, sample_ids, no_client)
+    raw_image_logits = exit_logits(list(trained.network), test_images, count)[-1]
+
+    networks = deploy(trained.network, rule)
+    outcome = replay(networks, test_images, labels, codec=rule.codec, batch_size=config.deployment.batch_size)
+    rows = baselines(
+        test, outcome, boundary_bytes=boundary_bytes(costs, rule.codec), image_bytes=dataset.train.image_bytes,
+        raw_image_accuracy=float((raw_image_logits.argmax(1) == labels).mean()),
+    )  # fmt: skip
+
+    report = assemble(
+        config, dataset, trained, costs, temperatures=temperatures, choice=choice, test=test, outcome=outcome,
+        baselines=rows, label_counts=counts, warnings=warnings,
+    )  # fmt: skip
+    run.write_exit_table([trained.fit, trained.calibrate, test])
+    build = {"name": config.model.backbone, "num_classes": dataset.num_classes, "width": config.model.width, "exit_hidden": config.model.exit_hidden}
+    save_model(folder / "model", trained.network, build=build, rule=rule, description={"tiers": tiers, "classes": list(dataset.class_names)})
+    run.write_reports(report.to_json(), render_markdown(report), render_html(report))
+    screen.results(report, folder)
+    return report
+
+
+if __name__ == "__main__":
+    from tardis_fl.cli import simulate_app
+
+    simulate_app()

@@ -1,0 +1,55 @@
+"""Shared fixtures: a cache of the tests' own, small configurations, and real CIFAR-10 where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import pytest
+
+from tardis_fl.config import Config, parse_config
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = os.environ.pop("TARDIS_FL_DATA", None)  # tests say themselves where they read from
+
+SMALL = """
+name: small
+seed: 3
+data:
+  dataset: synthetic
+  synthetic: {num_train: 240, num_test: 90}
+  partition: {scheme: iid}
+  fit_fraction: 0.1
+  calibration_fraction: 0.2
+model: {width: 4, exit_hidden: 8}
+federation:
+  rounds: 2
+  num_clients: 3
+  client: {batch_size: 16}
+  server: {batch_size: 16}
+  final_server_epochs: 1
+deployment: {max_accuracy_drop: 0.05}
+runtime: {threads: 1, precision: float32}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["TARDIS_FL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["FLWR_HOME"] = str(tmp_path_factory.mktemp("flwr"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real CIFAR-10, from TARDIS_FL_DATA; the test is skipped where it isn't set."""
+    if not REAL_DATA:
+        pytest.skip("TARDIS_FL_DATA does not name a folder with CIFAR-10")
+    return Path(REAL_DATA).resolve()
+
+
+def small_config(*overrides: str) -> Config:
+    """A configuration that trains in a second or two."""
+    return parse_config(SMALL, overrides=overrides)

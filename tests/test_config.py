@@ -1,0 +1,148 @@
+"""Configurations: strict, all problems at once, in words that mend them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tardis_fl.config import Config, load_config, parse_config
+from tardis_fl.config.loading import key_paths
+from tardis_fl.early_exit.catalogue import CATALOGUE
+from tardis_fl.errors import ConfigError
+from tests.conftest import ROOT, SMALL
+
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, overrides=overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value).splitlines()[1:]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid_and_name_themselves(path):
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_key_of_a_shipped_configuration_has_a_comment(path):
+    uncommented = [
+        line for line in path.read_text().splitlines()
+        if ":" in line.split("#")[0] and line.split("#")[0].split(":", 1)[1].strip() and "#" not in line and not line.strip().startswith("- name")
+    ]  # fmt: skip
+    assert uncommented == []
+
+
+def test_all_problems_are_reported_at_once_with_path_got_and_wanted():
+    found = problems("""
+name: a
+seed: '3'
+data: {on_missin: synthetic, partition: {scheme: dirichle, alpha: 1e-3}}
+federation: {rounds: 2.5, num_clients: true}
+deployment: {max_accuracy_drop: 0.01, thresholds: [0.5]}
+""")
+    assert found == [
+        "  seed: got the text '3'; wanted a whole number; YAML reads 3 as text: write it 3 without quotes",
+        "  data.partition.scheme: got the text 'dirichle'; wanted 'iid', 'dirichlet', 'pathological' or 'shard'; did you mean 'dirichlet'?",
+        "  data.partition.alpha: got the text '1e-3'; wanted a number; YAML reads 1e-3 as text: write it 1.0e-3",
+        "  data.on_missin: got an unknown key with the text 'synthetic'; did you mean data.on_missing?",
+        "  federation.rounds: got 2.5; wanted a whole number",
+        "  federation.num_clients: got true; wanted a whole number",
+        "  deployment: got max_accuracy_drop and thresholds; wanted exactly one of max_accuracy_drop, target_offload_rate and thresholds (set the others to null)",
+        "  deployment.thresholds: got 1 thresholds; wanted 2: one for each tier but the last, which always answers",
+    ]
+
+
+def test_an_unknown_key_is_looked_for_in_other_sections_too():
+    assert problems(SMALL, "num_client=3") == ["  num_client: got an unknown key with 3; did you mean federation.num_clients?"]
+
+
+def test_duplicate_keys_are_named_with_their_lines():
+    assert problems("name: a\nfederation:\n  rounds: 2\n  rounds: 3\ndeployment: {max_accuracy_drop: 0.1}") == [
+        "  federation.rounds: got twice, in lines 3 and 4; keep one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tiers=[{name: a}, {name: b}]", "tiers: got 2 tiers; the backbone 'small_resnet' has 3 segments and wants one tier for each"),
+        ("federation.client_depth=4", "federation.client_depth: got 4; the network has 3 segments; wanted 1 to 3"),
+        ("model.exit_weights=[1, 1]", "model.exit_weights: got 2 weights; wanted one for each of the 3 exits"),
+        ("data.fit_fraction=0.9", "data.fit_fraction: got 0.9 beside data.calibration_fraction 0.2; their sum must stay below 1"),
+        ("data.partition.alpha=0.3", "data.partition.alpha: got 0.3; has no effect with the scheme 'iid'"),
+        ("model.backbone=vgg19", "model.width: got 4; has no effect with 'vgg19'"),
+        ("deployment.target_offload_rate=0.2", "deployment: got max_accuracy_drop and target_offload_rate; wanted exactly one"),
+    ],
+)
+def test_impossible_combinations_are_refused(override, expected):
+    assert any(line.strip().startswith(expected) for line in problems(SMALL, override))
+
+
+def test_overrides_reach_any_key_and_read_numbers_as_numbers():
+    config = parse_config(SMALL, overrides=["federation.client.learning_rate=1e-3", "tiers.0.name=phone", "deployment.max_accuracy_drop=null", "deployment.thresholds=[0.5, 2.0]"])
+    assert config.federation.client.learning_rate == 0.001
+    assert [tier.name for tier in config.tiers] == ["phone", "edge", "cloud"]
+    assert config.deployment.thresholds == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("federation.rounds", "--set federation.rounds: got no '='; wanted section.key=value, such as federation.rounds=3"),
+        ("tiers.7.name=x", "tiers.7.name: got index '7'; tiers has entries 0 to 2"),
+        ("seed.x=1", "seed.x: got a path through a single value; seed is no group of keys"),
+    ],
+)
+def test_overrides_that_lead_nowhere_are_named(override, expected):
+    text = SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n"
+    assert f"  {expected}" in problems(text, override)
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1", "a: b: c"])
+def test_what_is_no_configuration_is_refused_in_one_message(text):
+    with pytest.raises(ConfigError):
+        parse_config(text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_resolved_configuration_reads_back_as_itself():
+    config = parse_config(SMALL)
+    assert parse_config(yaml.safe_dump(config.model_dump(mode="json"))) == config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_every_key_is_described_in_the_schema():
+    def undescribed(properties, where):
+        return [f"{where}{name}" for name, entry in properties.items() if not entry.get("description")]
+
+    schema = Config.model_json_schema()
+    sections = [("", schema), *((f"{name}.", section) for name, section in schema["$defs"].items())]
+    assert [key for where, section in sections for key in undescribed(section["properties"], where)] == []
+    json.dumps(schema)
+
+
+def test_the_catalogue_agrees_with_the_networks():
+    from tardis_fl.early_exit.backbones import BUILDERS, build_network
+
+    assert CATALOGUE.keys() == BUILDERS.keys()
+    for name, info in CATALOGUE.items():
+        assert len(build_network(name, num_classes=10, width=4, exit_hidden=4, seed=0)) == info.num_segments
+
+
+@given(st.sampled_from([path for path in key_paths() if path not in ("name",)]), st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.integers(-3, 3), st.lists(st.integers(), max_size=2)))
+def test_no_value_of_any_key_gets_past_without_a_message_or_a_configuration(path, value):
+    try:
+        parse_config(SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n", overrides=[f"{path}={json.dumps(value)}"])
+    except ConfigError as error:
+        assert "got" in str(error)
