@@ -48,11 +48,12 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
     deeper = federation.client_depth < config.num_segments
     features = round(a_round * federation.feature_fraction) * federation.rounds if deeper and federation.server_epochs else 0
     final = num_train * federation.final_server_epochs if deeper else 0
+    final_views = num_train * federation.final_feature_views if final else 0
     evaluations = federation.rounds // federation.evaluate_every if federation.evaluate_every else 1
     final_evaluations = (federation.final_server_epochs if federation.evaluate_every else 1) if deeper else 0
     num_samples: dict[Work, int] = {
         "train": a_round * federation.local_epochs * federation.rounds,
-        "features": features + final,
+        "features": features + final_views,
         "server": features * federation.server_epochs + final,
         "evaluate": round(num_fit * share) * evaluations + num_fit * final_evaluations,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Screen:
         names = [tier.name for tier in config.tiers]
         held, deeper = names[: federation.client_depth], names[federation.client_depth :]
         image_bytes = dataset.train.image_bytes
-        print_ = self.console.print
+        print_ = partial(self.console.print, soft_wrap=True)
         print_(f"\n[bold]{config.name}[/bold]  (seed {config.seed})")
         print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {dataset.source}")
         print_(f"  clients     {federation.num_clients}, {config.clients_per_round} a round; partition {_partition_text(config)}; held out {percent(data.fit_fraction)} fit, {percent(data.calibration_fraction)} calibrate")
@@ -71,7 +72,7 @@ class Screen:
         print_(table)
         print_(_partition_table(dataset.class_names, label_counts))
         for warning in warnings:
-            print_(f"[bold yellow]warning:[/bold yellow] {warning}", soft_wrap=True)
+            print_(f"[bold yellow]warning:[/bold yellow] {warning}")
 
     @contextmanager
     def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Listener]:
@@ -90,7 +91,7 @@ class Screen:
 
     def results(self, report: Report, folder: Path) -> None:
         """Shows the outcome and where the whole report lies."""
-        point, print_ = report.operating_point, self.console.print
+        point, print_ = report.operating_point, partial(self.console.print, soft_wrap=True)
         table = Table("tier", "accuracy of its exit", "answers", "right", "temperature", title="measured on the test split", title_justify="left")
         for column in table.columns[1:]:
             column.justify = "right"
@@ -110,8 +111,8 @@ class Screen:
         up = report.federation.bytes_up
         print_(f"training sent {bytes_text(up['weights'])} of weights and {bytes_text(up['features'])} of features up; the raw images would have been {bytes_text(report.federation.raw_images_bytes)}")
         for warning in report.warnings:
-            print_(f"[bold yellow]warning:[/bold yellow] {warning}", soft_wrap=True)
-        print_(f"\nreport: [bold]{folder / 'report.html'}[/bold] (also report.md, report.json)", soft_wrap=True)
+            print_(f"[bold yellow]warning:[/bold yellow] {warning}")
+        print_(f"\nreport: [bold]{folder / 'report.html'}[/bold] (also report.md, report.json)")
 
 
 class _Watcher:

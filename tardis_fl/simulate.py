@@ -32,7 +32,7 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     import torch
 
     from tardis_fl.codecs import transfer
-    from tardis_fl.data.partition import label_counts, load_partition
+    from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.artefacts import save_model
     from tardis_fl.deployment.baselines import baselines
@@ -65,7 +65,8 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     height, width, channels = dataset.train.images.shape[1:]
     costs = segment_costs(network, (channels, height, width))
     tiers = [tier.name for tier in config.tiers]
-    warnings = [*dataset.warnings, *oversized(costs, tiers, dataset.train.image_bytes)]
+    left_out = undealt(counts, dataset.train.labels, dataset.class_names)
+    warnings = [*dataset.warnings, *([left_out] if left_out else []), *oversized(costs, tiers, dataset.train.image_bytes)]
 
     work = plan(
         config, network, (channels, height, width), precision=precision,

@@ -124,7 +124,7 @@ def test_a_resolved_configuration_reads_back_as_itself():
 
 def test_every_key_is_described_in_the_schema():
     def undescribed(properties, where):
-        return [f"{where}{name}" for name, entry in properties.items() if not entry.get("description")]
+        return [f"{where}{name}" for name, entry in properties.items() if not entry.get("description") and "$ref" not in entry]
 
     schema = Config.model_json_schema()
     sections = [("", schema), *((f"{name}.", section) for name, section in schema["$defs"].items())]

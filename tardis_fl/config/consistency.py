@@ -95,8 +95,13 @@ def _federation(config: Config, num_tiers: int) -> Iterator[Problem]:
             f"nobody would train segments {depth + 1} to {num_tiers}; set one of them above 0 or client_depth: {num_tiers}",
             ("federation.server_epochs", "federation.client_depth", "tiers"),
         )  # fmt: skip
+    if 0 < federation.final_server_epochs < federation.final_feature_views:
+        yield Problem(
+            "federation.final_feature_views", str(federation.final_feature_views),
+            f"wanted at most one view a final epoch (federation.final_server_epochs is {federation.final_server_epochs})", ("federation.final_server_epochs",),
+        )  # fmt: skip
     if depth == num_tiers:
-        for key in ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction"):
+        for key in ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction", "final_feature_views"):
             if _changed(federation, key) and getattr(federation, key) != 0:
                 yield Problem(f"federation.{key}", "a setting of server training", f"it has no effect with client_depth {depth}, where clients train all segments; remove it", ("federation.client_depth", "tiers"))
 

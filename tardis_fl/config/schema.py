@@ -82,7 +82,7 @@ class ModelConfig(Section):
     backbone: Literal["small_resnet", "vgg19"] = "small_resnet"
     """small_resnet: three residual segments for 32x32 images; vgg19: cut at features[:7] and features[7:17]."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
-    """Channels of the first convolution (small_resnet only); the deeper segments are multiples of it."""
+    """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from edge to cloud."""
     exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
     """Hidden units in the head of the early exits, 0 for a single linear layer."""
     exit_weights: list[NonNegativeFloat] | None = None
@@ -131,7 +131,9 @@ class FederationConfig(Section):
     server_epochs: Annotated[int, Field(ge=0)] = 1
     """Passes over a round's features that the server makes after aggregating."""
     final_server_epochs: Annotated[int, Field(ge=0)] = 5
-    """Passes on features of the final client segments after the last round, each with fresh features of all clients."""
+    """Passes on features of all clients, of the final client segments, after the last round."""
+    final_feature_views: PositiveInt = 1
+    """Differently augmented views of all training samples whose features travel for the final epochs; each serves an equal share of them."""
     feature_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of a chosen client's training samples whose features travel in a round; the final epochs use all of them."""
     feature_codec: Codec = "uint8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,9 @@ def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_client
         chosen = schemes.ShardPartitioner(**shared, num_shards_per_partition=settings.shards_per_client, seed=number)
     chosen.dataset = datasets.Dataset.from_dict({"label": labels[labels_order], "index": labels_order})
     try:
-        return [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out is said by `undealt`, what fails raises
+            return [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
     except (ValueError, RuntimeError) as error:
         raise DataError(
             f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
@@ -115,3 +118,12 @@ def label_counts(shards: Sequence[Shard], labels: npt.NDArray[np.int64], num_cla
     """Returns how many samples of each class each client holds, over all its roles: (clients, classes)."""
     held = (np.concatenate([shard.train, shard.fit, shard.calibrate]) for shard in shards)
     return np.stack([np.bincount(labels[indices], minlength=num_classes) for indices in held])
+
+
+def undealt(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+    """Returns a warning where a scheme gave training images to nobody, else None."""
+    left = np.bincount(labels, minlength=len(class_names)) - counts.sum(axis=0)
+    if not left.any():
+        return None
+    names = ", ".join(name for name, count in zip(class_names, left, strict=True) if count)
+    return f"{left.sum():,} of {len(labels):,} training images belong to no client (of the classes {names}); the partition scheme leaves them out"

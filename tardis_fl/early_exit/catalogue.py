@@ -31,7 +31,7 @@ CATALOGUE = {
     for info in (
         BackboneInfo(
             "small_resnet", 3, 32, "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (basic blocks)",
-            "after the first residual block at 8x8, after two more at 8x8", True,
+            "after the residual block at 16x16, after two more at 8x8", True,
         ),
         BackboneInfo(
             "vgg19", 3, 32, "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (configuration E)",

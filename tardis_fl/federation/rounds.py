@@ -18,7 +18,7 @@ from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTabl
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
-from tardis_fl.federation.aggregation import WeightedMean, first_non_finite
+from tardis_fl.federation.aggregation import WeightedMean, misfit
 from tardis_fl.federation.events import Failure, Listener, RoundRecord
 from tardis_fl.federation.fleet import Fleet, ImageKind
 from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
@@ -41,6 +41,7 @@ class Trained:
         ledger: Bytes by direction and kind.
         num_train: Training samples of all clients.
         image_kind: What the images are like.
+        num_failures: How often a client failed or its update was rejected.
         seconds: Wall-clock time of the federation.
     """
 
@@ -52,6 +53,7 @@ class Trained:
     ledger: Ledger
     num_train: int
     image_kind: ImageKind
+    num_failures: int
     seconds: float
 
 
@@ -62,7 +64,7 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener) -> Trained
         RunError: More clients failed than `federation.max_failed_fraction` allows, or training diverged.
     """
     started = time.perf_counter()
-    server = _Server(fleet, config, listener)
+    server = FederationServer(fleet, config, listener)
     rounds, final_epochs = [], []
     for number in range(1, config.federation.rounds + 1):
         record = server.run_round(number)
@@ -76,7 +78,7 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener) -> Trained
     fit, calibrate = server.exit_tables()
     return Trained(
         server.network, fit, calibrate, rounds, final_epochs, fleet.ledger,
-        sum(fleet.num_train.values()), fleet.image_kind, time.perf_counter() - started,
+        sum(fleet.num_train.values()), fleet.image_kind, server.num_failures, time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -86,7 +88,12 @@ def choose_clients(config: Config, round_number: int) -> list[int]:
     return sorted(generator.permutation(config.federation.num_clients)[: config.clients_per_round].tolist())
 
 
-class _Server:
+def view_of(epoch: int, *, config: Config) -> int:
+    """Returns which view of the features a final epoch trains on, both counted from 0."""
+    return epoch * config.federation.final_feature_views // config.federation.final_server_epochs
+
+
+class FederationServer:
     """The server's side: the global network, the trainer of its deeper segments, and who failed this round."""
 
     def __init__(self, fleet: Fleet, config: Config, listener: Listener) -> None:
@@ -97,6 +104,8 @@ class _Server:
         self.trains = bool(deeper)
         self._deeper = deeper
         self._trainer = ServerTrainer(deeper, config, resolve_precision(config.runtime)) if deeper else None
+        self._final_features: FeatureBatch | None = None
+        self.num_failures = 0
         self._round = _RoundState(0, [])
 
     def run_round(self, number: int) -> RoundRecord:
@@ -116,10 +125,13 @@ class _Server:
         return self._record(rate, train_counts, server_counts, validation)
 
     def run_final_epoch(self, epoch: int) -> RoundRecord:
-        """Trains the deeper segments on a fresh view of all clients' features."""
+        """Trains the deeper segments on all clients' features; every so many epochs these are a fresh view."""
         federation = self._config.federation
         self._round = _RoundState(federation.rounds + 1 + epoch, list(range(federation.num_clients)))
-        counts = self._train_server(self._collect_features(1.0), federation.rounds * federation.server_epochs + epoch)
+        if self._final_features is None or view_of(epoch, config=self._config) != view_of(epoch - 1, config=self._config):
+            self._final_features = None  # let go of the old view before the new one comes
+            self._final_features = self._collect_features(1.0)
+        counts = self._train_server(self._final_features, federation.rounds * federation.server_epochs + epoch)
         last = epoch == federation.final_server_epochs - 1
         return self._record(None, None, counts, self._evaluate() if federation.evaluate_every or last else None)
 
@@ -142,9 +154,9 @@ class _Server:
         total, counts = WeightedMean(), Counts()
         for client, content in self._ask("train", messages.TRAIN, weights=messages.segments_state(self._held), learning_rate=rate):
             state = messages.unpack_tensors(content.array_records[messages.WEIGHTS])
-            broken = first_non_finite(state)
-            if broken is not None:
-                self._fail(client, "train", f"sent weights that are not finite ({broken}); rejected. A lower federation.client.learning_rate may help")
+            wrong = misfit(state, messages.segments_state(self._held))
+            if wrong is not None:
+                self._fail(client, "train", f"{wrong}; rejected")
                 continue
             update = Counts.from_record(content.metric_records[messages.METRICS])
             total.add(state, self._fleet.num_train[client])
@@ -199,6 +211,7 @@ class _Server:
         reason = details.strip().splitlines()[-1] if details.strip() else "no reason given"
         failure = Failure(self._round.number, client, stage, reason, details)
         self._round.failures.append(failure)
+        self.num_failures += 1
         self._listener.failed(failure)
 
     def _check_failures(self) -> None:

@@ -60,7 +60,7 @@ def assemble(
             rounds=len(trained.rounds), num_clients=config.federation.num_clients, clients_per_round=config.clients_per_round,
             client_depth=config.federation.client_depth, bytes_up=dict(ledger.up), bytes_down=dict(ledger.down),
             raw_images_bytes=trained.num_train * dataset.train.image_bytes,
-            num_failures=sum(len(record.failures) for record in (*trained.rounds, *trained.final_epochs)), seconds=trained.seconds,
+            num_failures=trained.num_failures, seconds=trained.seconds,
         ),
         last_round=history[-1] if history else None,
         best_round=max(history, key=lambda record: record.validation_accuracy[-1], default=None),

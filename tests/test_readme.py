@@ -1,0 +1,56 @@
+"""The README's commands run, and its configuration names exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.removeprefix("$ ").split("  #")[0].strip() for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S) for line in block.splitlines() if re.match(r"(\$ )?(python|make|TARDIS)", line)]
+PYTHON = [command for command in COMMANDS if command.startswith("python -m tardis_fl")]
+QUICK = ["--set", "federation.rounds=1", "--set", "federation.final_server_epochs=1", "--set", "federation.final_feature_views=1", "--set", "data.max_train_samples=600", "--set", "data.max_test_samples=100", "--set", "data.on_missing=synthetic", "--set", "runtime.threads=1"]
+
+
+def test_the_readme_names_both_make_commands():
+    assert {"make demo", "make test"} <= set(COMMANDS)
+    targets = (ROOT / "Makefile").read_text()
+    assert all(f"\n{command.split()[1]}:" in targets for command in COMMANDS if command.startswith("make "))
+
+
+@pytest.mark.parametrize("command", PYTHON)
+def test_a_command_of_the_readme_runs(command, tmp_path):
+    """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where there are no others."""
+    arguments = shlex.split(command)[1:]
+    if "simulate" in command:
+        if "--output" in arguments:
+            position = arguments.index("--output")
+            del arguments[position : position + 2]
+        arguments += [*QUICK, "--output", str(tmp_path / "run")]
+    environment = {**os.environ, "TARDIS_FL_DATA": str(tmp_path / "no-data")}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if "simulate" in command:
+        assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_every_python_block_of_the_readme_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "tardis_fl.simulate", str(ROOT / "configs" / "quickstart.yaml"), *QUICK]
+    subprocess.run(run, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, check=True, timeout=120)
+
+
+def test_paths_named_in_the_readme_exist():
+    names = set(re.findall(r"`((?:configs|docs|benchmarks|tardis_fl|tests)/[\w./]*)`", README)) | set(re.findall(r"\]\(((?!http)[\w./]+)\)", README))
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []

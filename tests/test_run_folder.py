@@ -1,0 +1,66 @@
+"""Run folders: other runs are left alone, and files are never half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from tardis_fl.atomic import write_bytes, write_json
+from tardis_fl.errors import ConfigError, RunError
+from tardis_fl.federation.events import Failure, RoundRecord
+from tardis_fl.federation.messages import Counts
+from tardis_fl.run_folder import RunFolder
+from tests.conftest import small_config
+
+RECORD = RoundRecord(1, (0, 2), (Failure(1, 2, "train", "E: x", "trace"),), 0.1, Counts(10, 2.5, (4,)), None, Counts(8, 0.0, (4, 6)), {"weights": 5}, {"weights": 7}, 0.5)
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
+    RunFolder(tmp_path / "run", small_config()).append_round(RECORD)
+    with pytest.raises(ConfigError, match=r"holds another run \(unfinished, 1 rounds\). Choose another name \(--name NAME\) or folder \(--output DIR\)"):
+        RunFolder(tmp_path / "run", small_config())
+
+
+def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
+    RunFolder(tmp_path / "run", small_config()).write_failure(RECORD.failures[0])
+    RunFolder(tmp_path / "run", small_config())
+    assert not (tmp_path / "run" / "failures").exists()
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        RunFolder(tmp_path / "run", small_config())
+
+
+def test_a_round_is_one_line_with_integer_counts(tmp_path):
+    folder = RunFolder(tmp_path / "run", small_config())
+    folder.append_round(RECORD)
+    folder.append_round(RECORD)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["validation"] == {"num_samples": 8, "loss_sum": 0.0, "correct": [4, 6]}
+    assert lines[0]["validation_accuracy"] == [0.5, 0.75]
+    assert lines[0]["failures"] == [{"client": 2, "stage": "train", "reason": "E: x"}]
+
+
+def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    write_json(path, {"old": 1})
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(RunError, match=r"report.json: can't be written \(No space left on device\); what was there before is unchanged"):
+        write_bytes(path, b"new")
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_numbers_that_json_does_not_have_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
