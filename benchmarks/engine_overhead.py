@@ -6,7 +6,7 @@ Two measurements, both of plain FedAvg (every client holds the whole network) on
 1. time: 100 clients with 128 training images each, all of them every round; the engine's rounds and the
    bare loop's take turns in one process, and the ratio is taken pair by pair;
 2. memory: 1,000 clients of which 100 train a round, and a pool of 200 of which 100 do; resident memory
-   after each round must grow neither with the rounds nor with the pool.
+   (without the memory-mapped images) after each round must grow neither with the rounds nor with the pool.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def measure_time(repeats: int) -> dict:
 
 
 def resident_mib() -> float:
-    """Resident memory of this process."""
+    """Resident memory of this process without the memory-mapped images, whose pages the system can drop at any time."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
 
 
 def measure_memory(num_clients: int, rounds: int) -> dict:
@@ -161,7 +161,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/engine_overhead.py", "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)), "precision": open_workspace(configuration(1000, 0.1).model_dump_json()).precision,
-        "weights_bytes": sum(len(a.data) for a in messages.pack_tensors(new_network(configuration(100, 1.0), 10).state_dict()).values()),
+        "weights_bytes": sum(len(a.data) for a in messages.pack_weights(messages.segments_state(list(new_network(configuration(100, 1.0), 10)))).values()),
         "time": timing, "memory": memory,
     }  # fmt: skip
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

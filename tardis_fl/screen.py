@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tardis_fl.run_folder import RunFolder
 
 MAX_CLIENT_ROWS = 12
+MAX_CLASS_COLUMNS = 10
+LONGEST_CLASS_NAME = 10
 
 
 class Screen:
@@ -160,12 +162,13 @@ def _partition_text(config: Config) -> str:
 
 
 def _partition_table(class_names: Sequence[str], label_counts: npt.NDArray[np.int64]) -> Table:
-    table = Table("client", "samples", *(name[:9] for name in class_names[:12]), title="who holds what", title_justify="left")
+    shown = [name if len(name) <= LONGEST_CLASS_NAME else str(number) for number, name in enumerate(class_names[:MAX_CLASS_COLUMNS])]
+    table = Table("client", "samples", *shown, title="who holds what: samples of each class", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for client, row in enumerate(label_counts[:MAX_CLIENT_ROWS]):
-        table.add_row(str(client), f"{row.sum():,}", *(str(count) for count in row[:12]))
+        table.add_row(str(client), f"{row.sum():,}", *(str(count) for count in row[:MAX_CLASS_COLUMNS]))
     if len(label_counts) > MAX_CLIENT_ROWS:
         sizes = label_counts.sum(axis=1)
-        table.add_row(f"... {len(label_counts)}", f"{sizes.min()} to {sizes.max()}", *["..." for _ in class_names[:12]])
+        table.add_row(f"... {len(label_counts)}", f"{sizes.min()} to {sizes.max()}", *["..." for _ in shown])
     return table

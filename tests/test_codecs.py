@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -71,3 +72,19 @@ def test_scalars_and_empty_tensors_survive_flower_records():
     for name, tensor in unpack_tensors(pack_tensors(tensors)).items():
         assert torch.equal(tensor, tensors[name])
         assert tensor.dtype == tensors[name].dtype
+
+
+def test_packed_arrays_are_what_flower_would_have_made():
+    from flwr.app import Array
+
+    values = torch.randn(3, 5, 2, 2).contiguous(memory_format=torch.channels_last)
+    for tensor in (values, torch.tensor(3), torch.empty(0), values.to(torch.uint8), values.half()):
+        ours, theirs = pack_tensors({"t": tensor})["t"], Array(tensor.numpy().copy(order="C").reshape(tuple(tensor.shape)))
+        assert (ours.dtype, ours.shape, ours.stype, ours.data) == (theirs.dtype, theirs.shape, theirs.stype, theirs.data)
+
+
+def test_arrays_that_others_packed_are_read_in_any_order():
+    from flwr.app import Array, ArrayRecord
+
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    assert unpack_tensors(ArrayRecord({"t": Array(values)}))["t"].tolist() == values.tolist()

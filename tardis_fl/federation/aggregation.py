@@ -63,20 +63,3 @@ class WeightedMean:
             name: (total / self.num_samples).to(self._dtypes[name]) if total.is_floating_point() else total
             for name, total in self._sums.items()
         }  # fmt: skip
-
-
-def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """Returns what is wrong with an update beside the tensors that were asked for, or None."""
-    if state.keys() != expected.keys():
-        return f"sent other tensors than it was asked for ({', '.join(sorted(state.keys() ^ expected.keys())[:3])})"
-    for name, tensor in state.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            return f"sent {name} as {tuple(tensor.shape)} {tensor.dtype}, wanted {tuple(wanted.shape)} {wanted.dtype}"
-    broken = first_non_finite(state)
-    return f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help" if broken else None
-
-
-def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Returns the name of the first tensor with a NaN or an infinity, or None."""
-    return next((name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()), None)

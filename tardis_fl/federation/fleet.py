@@ -69,7 +69,7 @@ class Fleet:
         """
         content = RecordDict({"instruction": messages.instruction(self._config_json, round=round_number, **values)})
         if weights is not None:
-            content[messages.WEIGHTS] = messages.pack_tensors(weights)
+            content[messages.WEIGHTS] = messages.pack_weights(weights)
         order = sorted(clients)
         self.ledger.add_down(messages.content_bytes(content), times=len(order))
         requests = [Message(content, dst_node_id=self._nodes[client], message_type=message_type, group_id=str(round_number)) for client in order]

@@ -18,7 +18,7 @@ from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTabl
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
-from tardis_fl.federation.aggregation import WeightedMean, misfit
+from tardis_fl.federation.aggregation import WeightedMean
 from tardis_fl.federation.events import Failure, Listener, RoundRecord
 from tardis_fl.federation.fleet import Fleet, ImageKind
 from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
@@ -151,12 +151,12 @@ class FederationServer:
         return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
 
     def _train_clients(self, rate: float) -> Counts:
-        total, counts = WeightedMean(), Counts()
-        for client, content in self._ask("train", messages.TRAIN, weights=messages.segments_state(self._held), learning_rate=rate):
-            state = messages.unpack_tensors(content.array_records[messages.WEIGHTS])
-            wrong = misfit(state, messages.segments_state(self._held))
-            if wrong is not None:
-                self._fail(client, "train", f"{wrong}; rejected")
+        total, counts, held = WeightedMean(), Counts(), messages.segments_state(self._held)
+        for client, content in self._ask("train", messages.TRAIN, weights=held, learning_rate=rate):
+            try:
+                state = messages.unpack_weights(content.array_records[messages.WEIGHTS], held)
+            except ValueError as error:
+                self._fail(client, "train", f"{error}; rejected")
                 continue
             update = Counts.from_record(content.metric_records[messages.METRICS])
             total.add(state, self._fleet.num_train[client])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
@@ -12,6 +12,7 @@ from tardis_fl.data.sources import load_dataset
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.federation.local_training import LocalData
+from tardis_fl.federation.messages import State, segments_state
 from tardis_fl.precision import resolve_precision, use_threads
 from tardis_fl.randomness import Purpose, integer_seed
 
@@ -35,6 +36,11 @@ class Workspace:
     data: LocalData
     segments: list[Segment]
     precision: str
+
+    @cached_property
+    def layout(self) -> State:
+        """Names, shapes and types of the held segments' tensors."""
+        return segments_state(self.segments)
 
 
 @lru_cache(maxsize=1)
