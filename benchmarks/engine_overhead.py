@@ -26,10 +26,10 @@ os.environ.setdefault("TARDIS_FL_CACHE", str(Path(tempfile.gettempdir()) / "tard
 import torch
 
 from tardis_fl.config import Config, parse_config
+from tardis_fl.data.augmentation import crop_and_flip
 from tardis_fl.federation import client_app, messages
 from tardis_fl.federation.engines import InlineGrid
 from tardis_fl.federation.fleet import Fleet
-from tardis_fl.data.augmentation import crop_and_flip
 from tardis_fl.federation.rounds import FederationServer
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.precision import training_arithmetic

@@ -15,7 +15,9 @@ from tardis_fl.errors import TardisError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federated training and tiered deployment of early-exit networks.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federated training and tiered deployment of early-exit networks."
+)
 simulate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 cache_app = typer.Typer(no_args_is_help=True, help="Decoded images kept on this machine.")
 app.add_typer(cache_app, name="cache")
@@ -76,13 +78,18 @@ def schema() -> None:
     print(json.dumps(Config.model_json_schema(), indent=2))
 
 
+CacheFolder = Annotated[
+    str | None, typer.Option("--dir", metavar="DIR", help="The folder, where runtime.cache_dir names another than the user's.", show_default=False)
+]
+
+
 @cache_app.command("show")
-def cache_show() -> None:
+def cache_show(folder_name: CacheFolder = None) -> None:
     """List what the cache holds."""
     from tardis_fl.data.cache import cache_folder, entries
     from tardis_fl.report.text import bytes_text
 
-    folder = cache_folder()
+    folder = Path(folder_name) if folder_name else cache_folder()
     found = entries(folder)
     for path, size in found:
         print(f"{bytes_text(size):>10}  {path.name}")
@@ -90,11 +97,11 @@ def cache_show() -> None:
 
 
 @cache_app.command("clear")
-def cache_clear() -> None:
+def cache_clear(folder_name: CacheFolder = None) -> None:
     """Remove everything the cache holds; it is made again when needed."""
     from tardis_fl.data.cache import cache_folder, clear
     from tardis_fl.report.text import bytes_text
 
-    folder = cache_folder()
+    folder = Path(folder_name) if folder_name else cache_folder()
     count, size = clear(folder)
     print(f"removed {count} entries, {bytes_text(size)}, from {folder}")

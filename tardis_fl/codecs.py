@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tardis_fl.errors import RunError
+
 BYTES_PER_VALUE = {"uint8": 1, "float16": 2, "float32": 4}
 HEADER_BYTES = {"uint8": 8, "float16": 0, "float32": 0}  # uint8: two float32 a sample, `low` and `scale`
 FLOAT16_MAX = 65504.0
@@ -41,17 +43,17 @@ def encode(features: Tensor, codec: str) -> EncodedFeatures:
     whatever else is in the batch.
 
     Raises:
-        ValueError: If a value isn't finite or doesn't fit float16.
+        RunError: If a value isn't finite or doesn't fit float16.
     """
     features = features.detach().float()
     if not torch.isfinite(features).all():
-        raise ValueError(f"features can't be sent as {codec}: they hold values that are not finite")
+        raise RunError(f"features can't be sent as {codec}: they hold values that are not finite")
     empty = torch.empty(0)
     if codec == "float32":
         return EncodedFeatures(features, empty, empty)
     if codec == "float16":
         if len(features) and features.abs().max() > FLOAT16_MAX:
-            raise ValueError(f"features can't be sent as float16: got {features.abs().max():.3g}, the largest it holds is {FLOAT16_MAX:g}")
+            raise RunError(f"features can't be sent as float16: got {features.abs().max():.3g}, the largest it holds is {FLOAT16_MAX:g}")
         return EncodedFeatures(features.half(), empty, empty)
     flat = features.flatten(1)
     low, high = flat.aminmax(dim=1) if len(flat) else (empty, empty)

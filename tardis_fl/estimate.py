@@ -49,7 +49,7 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
     features = round(a_round * federation.feature_fraction) * federation.rounds if deeper and federation.server_epochs else 0
     final = num_train * federation.final_server_epochs if deeper else 0
     final_views = num_train * federation.final_feature_views if final else 0
-    evaluations = federation.rounds // federation.evaluate_every if federation.evaluate_every else 1
+    evaluations = -(-federation.rounds // federation.evaluate_every) if federation.evaluate_every else 1
     final_evaluations = (federation.final_server_epochs if federation.evaluate_every else 1) if deeper else 0
     num_samples: dict[Work, int] = {
         "train": a_round * federation.local_epochs * federation.rounds,
@@ -63,7 +63,7 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
 def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], precision: str) -> dict[Work, float]:
     depth = config.federation.client_depth
     held, deeper = list(network)[:depth], list(network)[depth:]
-    images = torch.rand(config.federation.client.batch_size, *image_shape).contiguous(memory_format=torch.channels_last)
+    images = torch.zeros(config.federation.client.batch_size, *image_shape).contiguous(memory_format=torch.channels_last)
     train = _seconds_per_sample(len(images), lambda: _step(held, images, precision))
 
     def forward() -> torch.Tensor:
@@ -76,7 +76,7 @@ def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[in
     forward_seconds = _seconds_per_sample(len(images), forward)
     server = 0.0
     if deeper:
-        features = torch.rand(config.federation.server.batch_size, *forward().shape[1:]).contiguous(memory_format=torch.channels_last)
+        features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:]).contiguous(memory_format=torch.channels_last)
         server = _seconds_per_sample(len(features), lambda: _step(deeper, features, precision))
     return {"train": train, "features": forward_seconds, "server": server, "evaluate": PASSES_OVER_HELD_OUT * (forward_seconds + server / 3)}
 

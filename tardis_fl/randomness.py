@@ -1,6 +1,6 @@
 """Where every random number comes from: `(seed, purpose, round, client)`.
 
-No function of this project touches a global generator, so a result depends neither on
+No result depends on a global generator, so a result depends neither on
 the order of clients nor on the engine or the number of workers.
 """
 
@@ -25,7 +25,6 @@ class Purpose(IntEnum):
     LOCAL_TRAINING = 5
     FEATURE_VIEW = 6
     SERVER_SHUFFLE = 7
-    BASELINE = 8
     SYNTHETIC_DATA = 9
     SUBSET = 10
 

@@ -19,12 +19,16 @@ from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
+    from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
     from tardis_fl.federation.events import Failure, RoundRecord
 
-MARKS = ("rounds.jsonl", "report.json")  # a folder without them holds no complete round, and may be used again
+MARKS = ("rounds.jsonl", "report.json")  # a folder of ours without them holds no complete round, and may be used again
+OURS = "environment.json"
 PACKAGES = ("tardis_fl", "torch", "torchvision", "flwr", "flwr-datasets", "numpy", "pydantic", "safetensors", "matplotlib")
 
 
@@ -59,6 +63,8 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file; wanted a folder for the run, see --output")
+        if path.is_dir() and any(path.iterdir()) and not (path / OURS).exists() and not any((path / mark).exists() for mark in MARKS):
+            raise ConfigError(f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)")
         if any((path / mark).exists() for mark in MARKS):
             raise ConfigError(
                 f"{path}: holds another run{_describe(path)}. Choose another name (--name NAME) or folder (--output DIR), or move it away. "
@@ -74,9 +80,17 @@ class RunFolder:
         }  # fmt: skip
         write_json(self.path / "environment.json", environment)
 
-    def write_partition(self, label_counts: Sequence[Sequence[int]], sizes: Sequence[Mapping[str, int]]) -> None:
-        """Writes who holds what: samples of each class, and of each role, one entry a client."""
-        write_json(self.path / "partition.json", {"label_counts": label_counts, "samples_by_role": sizes})
+    def write_partition(self, shards: Sequence[Shard]) -> None:
+        """Writes who holds what: sample ids of the training split, with the client and the role of each."""
+        import numpy as np
+
+        from tardis_fl.data.roles import Role
+
+        rows = [(shard.client, role.value, shard.indices(role)) for shard in shards for role in (Role.TRAIN, Role.FIT, Role.CALIBRATE)]
+        self._write_arrays(
+            "partition.npz", sample_ids=np.concatenate([ids for _, _, ids in rows]),
+            client_ids=np.concatenate([np.full(len(ids), client) for client, _, ids in rows]), role=np.concatenate([np.full(len(ids), role) for _, role, ids in rows]),
+        )  # fmt: skip
 
     def append_round(self, record: RoundRecord) -> None:
         """Adds a line to `rounds.jsonl`."""
@@ -120,13 +134,18 @@ class RunFolder:
         """Writes the tables of several roles as one, with the role of each row."""
         import numpy as np
 
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, logits=np.concatenate([table.logits for table in tables], axis=1),
+        self._write_arrays(
+            "exit_table.npz", logits=np.concatenate([table.logits for table in tables], axis=1),
             labels=np.concatenate([table.labels for table in tables]), sample_ids=np.concatenate([table.sample_ids for table in tables]),
             client_ids=np.concatenate([table.client_ids for table in tables]), role=np.concatenate([np.full(len(table), table.role) for table in tables]),
         )  # fmt: skip
-        write_bytes(self.path / "exit_table.npz", buffer.getvalue())
+
+    def _write_arrays(self, name: str, **arrays: npt.NDArray[np.generic]) -> None:
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(self.path / name, buffer.getvalue())
 
     def write_reports(self, report: dict[str, Any], markdown: str, html: str) -> None:
         """Writes the three forms of the report."""
@@ -152,7 +171,9 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     here = Path(__file__).parent
     try:
-        found = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=10, check=True)
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=10, check=True
+        )
         tracked = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return None

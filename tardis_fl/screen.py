@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -57,10 +58,12 @@ class Screen:
         held, deeper = names[: federation.client_depth], names[federation.client_depth :]
         image_bytes = dataset.train.image_bytes
         print_ = partial(self.console.print, soft_wrap=True)
-        print_(f"\n[bold]{config.name}[/bold]  (seed {config.seed})")
-        print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {dataset.source}")
-        print_(f"  clients     {federation.num_clients}, {config.clients_per_round} a round; partition {_partition_text(config)}; held out {percent(data.fit_fraction)} fit, {percent(data.calibration_fraction)} calibrate")
-        print_(f"  training    {federation.rounds} rounds; clients train {' + '.join(held)}" + (f", the server {' + '.join(deeper)}, then {federation.final_server_epochs} epochs more" if deeper else ", the whole network (FedAvg)"))
+        print_(f"\n[bold]{escape(config.name)}[/bold]  (seed {config.seed})")
+        print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {escape(dataset.source)}")
+        print_(
+            f"  clients     {federation.num_clients}, {config.clients_per_round} a round; partition {_partition_text(config)}; held out {percent(data.fit_fraction)} fit, {percent(data.calibration_fraction)} calibrate"
+        )
+        print_(f"  training    {federation.rounds} rounds; clients train {escape(' + '.join(held))}" + _server_text(federation.final_server_epochs, deeper))
         print_(f"  machine     {threads} thread{'s' if threads != 1 else ''}, training in {precision}")
         print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
         table = Table("tier", "parameters", "of these exit", "MACs a sample", "hands on", title=f"network {config.model.backbone}", title_justify="left")
@@ -70,11 +73,11 @@ class Screen:
             values = int(np.prod(cost.feature_shape))
             shape = "x".join(map(str, cost.feature_shape))
             hands_on = f"{shape} ({values:,} B as uint8, image {image_bytes:,} B)" if name != names[-1] else "logits"
-            table.add_row(name, f"{cost.num_parameters:,}", f"{cost.num_exit_parameters:,}", f"{cost.macs:,}", hands_on)
+            table.add_row(escape(name), f"{cost.num_parameters:,}", f"{cost.num_exit_parameters:,}", f"{cost.macs:,}", hands_on)
         print_(table)
         print_(_partition_table(dataset.class_names, label_counts))
         for warning in warnings:
-            print_(f"[bold yellow]warning:[/bold yellow] {warning}")
+            print_(f"[bold yellow]warning:[/bold yellow] {escape(warning)}")
 
     @contextmanager
     def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Listener]:
@@ -99,22 +102,29 @@ class Screen:
             column.justify = "right"
         for row, tier, fraction in zip(report.exits, report.tiers, point.exit_fractions, strict=True):
             right = percent(tier.num_correct / tier.num_answered) if tier.num_answered else "-"
-            table.add_row(row.tier, percent(row.accuracy), percent(fraction), right, f"{row.temperature:.2f}")
+            table.add_row(escape(row.tier), percent(row.accuracy), percent(fraction), right, f"{row.temperature:.2f}")
         print_()
         print_(table)
         rows = Table("", "accuracy", "leaves the device", "bytes a sample", title="operating point and what to compare it with", title_justify="left")
         for column in rows.columns[1:]:
             column.justify = "right"
         low, high = point.accuracy_interval
-        rows.add_row(f"[bold]operating point[/bold] ({percent(low)} to {percent(high)})", f"[bold]{percent(point.accuracy)}[/bold]", f"[bold]{percent(point.offload_rate)}[/bold]", f"[bold]{point.bytes_per_sample:,.0f}[/bold]")
+        rows.add_row(
+            f"[bold]operating point[/bold] ({percent(low)} to {percent(high)})",
+            f"[bold]{percent(point.accuracy)}[/bold]",
+            f"[bold]{percent(point.offload_rate)}[/bold]",
+            f"[bold]{point.bytes_per_sample:,.0f}[/bold]",
+        )
         for name, baseline in report.baselines.items():
             rows.add_row(name.replace("_", " "), percent(baseline.accuracy), percent(baseline.offload_rate), f"{baseline.bytes_per_sample:,.0f}")
         print_(rows)
         up = report.federation.bytes_up
-        print_(f"training sent {bytes_text(up['weights'])} of weights and {bytes_text(up['features'])} of features up; the raw images would have been {bytes_text(report.federation.raw_images_bytes)}")
+        print_(
+            f"training sent {bytes_text(up['weights'])} of weights and {bytes_text(up['features'])} of features up; the raw images would have been {bytes_text(report.federation.raw_images_bytes)}"
+        )
         for warning in report.warnings:
-            print_(f"[bold yellow]warning:[/bold yellow] {warning}")
-        print_(f"\nreport: [bold]{folder / 'report.html'}[/bold] (also report.md, report.json)")
+            print_(f"[bold yellow]warning:[/bold yellow] {escape(warning)}")
+        print_(f"\nreport: [bold]{escape(str(folder / 'report.html'))}[/bold] (also report.md, report.json)")
 
 
 class _Watcher:
@@ -132,7 +142,10 @@ class _Watcher:
 
     def failed(self, failure: Failure) -> None:
         path = self._run.write_failure(failure)
-        self._console.print(f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {failure.reason} ({path})", soft_wrap=True)
+        self._console.print(
+            f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {escape(failure.reason)} ({escape(str(path))})",
+            soft_wrap=True,
+        )
 
     def round_done(self, record: RoundRecord, state: dict[str, Any]) -> None:
         self._run.append_round(record)
@@ -155,14 +168,25 @@ class _Watcher:
         self._console.print(f"{what}  {text or 'not evaluated'}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
 
 
+def _server_text(final_epochs: int, deeper: Sequence[str]) -> str:
+    if not deeper:
+        return ", the whole network (FedAvg)"
+    more = f", then {final_epochs} epochs more" if final_epochs else ""
+    return f", the server {escape(' + '.join(deeper))}{more}"
+
+
 def _partition_text(config: Config) -> str:
     partition = config.data.partition
-    numbers = {"dirichlet": f"({partition.alpha:g})", "pathological": f"({partition.classes_per_client} classes)", "shard": f"({partition.shards_per_client} pieces)"}
+    numbers = {
+        "dirichlet": f"({partition.alpha:g})",
+        "pathological": f"({partition.classes_per_client} classes)",
+        "shard": f"({partition.shards_per_client} pieces)",
+    }
     return partition.scheme + numbers.get(partition.scheme, "")
 
 
 def _partition_table(class_names: Sequence[str], label_counts: npt.NDArray[np.int64]) -> Table:
-    shown = [name if len(name) <= LONGEST_CLASS_NAME else str(number) for number, name in enumerate(class_names[:MAX_CLASS_COLUMNS])]
+    shown = [escape(name) if len(name) <= LONGEST_CLASS_NAME else str(number) for number, name in enumerate(class_names[:MAX_CLASS_COLUMNS])]
     table = Table("client", "samples", *shown, title="who holds what: samples of each class", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -32,6 +32,7 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     import torch
 
     from tardis_fl.codecs import transfer
+    from tardis_fl.config.consistency import without_effect
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.artefacts import save_model
@@ -66,7 +67,7 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     costs = segment_costs(network, (channels, height, width))
     tiers = [tier.name for tier in config.tiers]
     left_out = undealt(counts, dataset.train.labels, dataset.class_names)
-    warnings = [*dataset.warnings, *([left_out] if left_out else []), *oversized(costs, tiers, dataset.train.image_bytes)]
+    warnings = [*dataset.warnings, *([left_out] if left_out else []), *without_effect(config), *oversized(costs, tiers, dataset.train.image_bytes)]
 
     work = plan(
         config, network, (channels, height, width), precision=precision,
@@ -76,7 +77,7 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
 
     run = RunFolder(folder, config)
     run.write_environment(threads=threads, precision=precision, data_hash=dataset.content_hash)
-    run.write_partition(counts.tolist(), [{"train": len(s.train), "fit": len(s.fit), "calibrate": len(s.calibrate)} for s in shards])
+    run.write_partition(shards)
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:
         server_app = build_server_app(listener, received.append)

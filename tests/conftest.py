@@ -8,9 +8,13 @@ from pathlib import Path
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+import hypothesis
 import pytest
 
 from tardis_fl.config import Config, parse_config
+
+hypothesis.settings.register_profile("tests", deadline=None)  # no test depends on the clock
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = os.environ.pop("TARDIS_FL_DATA", None)  # tests say themselves where they read from

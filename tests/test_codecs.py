@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tardis_fl.codecs import concatenate, decode, encode, sample_bytes, transfer
+from tardis_fl.errors import RunError
 from tardis_fl.federation.messages import FeatureBatch, pack_tensors, unpack_tensors
 
 
@@ -44,9 +45,9 @@ def test_float_codecs_keep_what_their_type_holds():
 
 
 def test_what_a_codec_cannot_carry_is_refused():
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(RunError, match="not finite"):
         encode(torch.tensor([[float("nan")]]), "uint8")
-    with pytest.raises(ValueError, match=r"can't be sent as float16: got 7e\+04, the largest it holds is 65504"):
+    with pytest.raises(RunError, match=r"can't be sent as float16: got 7e\+04, the largest it holds is 65504"):
         encode(torch.tensor([[70_000.0]]), "float16")
 
 

@@ -78,6 +78,10 @@ def test_duplicate_keys_are_named_with_their_lines():
         ("data.fit_fraction=0.9", "data.fit_fraction: got 0.9 beside data.calibration_fraction 0.2; their sum must stay below 1"),
         ("data.partition.alpha=0.3", "data.partition.alpha: got 0.3; has no effect with the scheme 'iid'"),
         ("model.backbone=vgg19", "model.width: got 4; has no effect with 'vgg19'"),
+        ("deployment.thresholds=[.inf, 1]", "deployment.thresholds.0: got inf; wanted a finite number"),
+        ("data.image_size=8", "data.image_size: got 8; the backbone 'small_resnet' wants images of at least 16 pixels"),
+        ("name=2024-13-45", "--set name: got '2024-13-45'; wanted a YAML value"),
+        ("name=a b", "name: got the text 'a b'; wanted letters, digits"),
         ("deployment.target_offload_rate=0.2", "deployment: got max_accuracy_drop and target_offload_rate; wanted exactly one"),
     ],
 )
@@ -86,7 +90,9 @@ def test_impossible_combinations_are_refused(override, expected):
 
 
 def test_overrides_reach_any_key_and_read_numbers_as_numbers():
-    config = parse_config(SMALL, overrides=["federation.client.learning_rate=1e-3", "tiers.0.name=phone", "deployment.max_accuracy_drop=null", "deployment.thresholds=[0.5, 2.0]"])
+    config = parse_config(
+        SMALL, overrides=["federation.client.learning_rate=1e-3", "tiers.0.name=phone", "deployment.max_accuracy_drop=null", "deployment.thresholds=[0.5, 2.0]"]
+    )
     assert config.federation.client.learning_rate == 0.001
     assert [tier.name for tier in config.tiers] == ["phone", "edge", "cloud"]
     assert config.deployment.thresholds == [0.5, 2.0]
@@ -105,7 +111,12 @@ def test_overrides_that_lead_nowhere_are_named(override, expected):
     assert f"  {expected}" in problems(text, override)
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1", "a: b: c"])
+def test_a_quoted_number_stays_text_and_partial_sections_keep_their_other_defaults():
+    assert parse_config(SMALL, overrides=['name="2024"']).name == "2024"
+    assert parse_config("name: a\ndeployment: {max_accuracy_drop: 0.1}\nfederation: {server: {learning_rate: 0.1}}").federation.server.batch_size == 128
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1", "a: b: c", "name: 2024-13-45", "data: &a {partition: *a}"])
 def test_what_is_no_configuration_is_refused_in_one_message(text):
     with pytest.raises(ConfigError):
         parse_config(text)
@@ -140,7 +151,10 @@ def test_the_catalogue_agrees_with_the_networks():
         assert len(build_network(name, num_classes=10, width=4, exit_hidden=4, seed=0)) == info.num_segments
 
 
-@given(st.sampled_from([path for path in key_paths() if path not in ("name",)]), st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.integers(-3, 3), st.lists(st.integers(), max_size=2)))
+@given(
+    st.sampled_from([path for path in key_paths() if path not in ("name",)]),
+    st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.integers(-3, 3), st.lists(st.integers(), max_size=2)),
+)
 def test_no_value_of_any_key_gets_past_without_a_message_or_a_configuration(path, value):
     try:
         parse_config(SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n", overrides=[f"{path}={json.dumps(value)}"])

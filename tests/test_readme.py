@@ -10,12 +10,30 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import REAL_DATA, ROOT
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.removeprefix("$ ").split("  #")[0].strip() for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S) for line in block.splitlines() if re.match(r"(\$ )?(python|make|TARDIS)", line)]
+COMMANDS = [
+    line.removeprefix("$ ").split("  #")[0].strip()
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if re.match(r"(\$ )?(python|make|TARDIS)", line)
+]
 PYTHON = [command for command in COMMANDS if command.startswith("python -m tardis_fl")]
-QUICK = ["--set", "federation.rounds=1", "--set", "federation.final_server_epochs=1", "--set", "federation.final_feature_views=1", "--set", "data.max_train_samples=600", "--set", "data.max_test_samples=100", "--set", "data.on_missing=synthetic", "--set", "runtime.threads=1"]
+QUICK = [
+    "--set",
+    "federation.rounds=1",
+    "--set",
+    "federation.final_server_epochs=1",
+    "--set",
+    "federation.final_feature_views=1",
+    "--set",
+    "data.max_train_samples=600",
+    "--set",
+    "data.max_test_samples=100",
+    "--set",
+    "runtime.threads=1",
+]
 
 
 def test_the_readme_names_both_make_commands():
@@ -26,14 +44,14 @@ def test_the_readme_names_both_make_commands():
 
 @pytest.mark.parametrize("command", PYTHON)
 def test_a_command_of_the_readme_runs(command, tmp_path):
-    """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where there are no others."""
+    """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
     arguments = shlex.split(command)[1:]
     if "simulate" in command:
         if "--output" in arguments:
             position = arguments.index("--output")
             del arguments[position : position + 2]
-        arguments += [*QUICK, "--output", str(tmp_path / "run")]
-    environment = {**os.environ, "TARDIS_FL_DATA": str(tmp_path / "no-data")}
+        arguments += [*QUICK, *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]), "--output", str(tmp_path / "run")]
+    environment = {**os.environ, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {})}
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     if "simulate" in command:

@@ -15,7 +15,9 @@ from tardis_fl.federation.messages import Counts
 from tardis_fl.run_folder import RunFolder
 from tests.conftest import small_config
 
-RECORD = RoundRecord(1, (0, 2), (Failure(1, 2, "train", "E: x", "trace"),), 0.1, Counts(10, 2.5, (4,)), None, Counts(8, 0.0, (4, 6)), {"weights": 5}, {"weights": 7}, 0.5)
+RECORD = RoundRecord(
+    1, (0, 2), (Failure(1, 2, "train", "E: x", "trace"),), 0.1, Counts(10, 2.5, (4,)), None, Counts(8, 0.0, (4, 6)), {"weights": 5}, {"weights": 7}, 0.5
+)
 
 
 def full_disk(*_, **__):
@@ -29,9 +31,18 @@ def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
 
 
 def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
-    RunFolder(tmp_path / "run", small_config()).write_failure(RECORD.failures[0])
+    folder = RunFolder(tmp_path / "run", small_config())
+    folder.write_environment(threads=1, precision="float32", data_hash="x")
+    folder.write_failure(RECORD.failures[0])
     RunFolder(tmp_path / "run", small_config())
     assert not (tmp_path / "run" / "failures").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files, which a run might overwrite"):
+        RunFolder(tmp_path, small_config())
+    assert (tmp_path / "config.yaml").read_text() == "mine"
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):

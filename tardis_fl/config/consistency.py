@@ -40,6 +40,13 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
             f"the backbone {backbone.name!r} has {backbone.num_segments} segments and wants one tier for each",
             ("model.backbone",),
         )
+    if config.data.image_size < backbone.min_input_size:
+        yield Problem(
+            "data.image_size",
+            str(config.data.image_size),
+            f"the backbone {backbone.name!r} wants images of at least {backbone.min_input_size} pixels",
+            ("model.backbone",),
+        )
     names = [tier.name for tier in config.tiers]
     if len(set(names)) < len(names):
         yield Problem("tiers", ", ".join(names), "every tier wants a name of its own")
@@ -77,11 +84,18 @@ def _data(config: Config) -> Iterator[Problem]:
                 ("data.partition.scheme",),
             )  # fmt: skip
     if _changed(data, "synthetic") and data.dataset != "synthetic" and data.on_missing != "synthetic":
-        yield Problem("data.synthetic", "settings", f"they have no effect with dataset {data.dataset!r} and on_missing 'error'; remove them", ("data.dataset", "data.on_missing"))
+        yield Problem(
+            "data.synthetic",
+            "settings",
+            f"they have no effect with dataset {data.dataset!r} and on_missing 'error'; remove them",
+            ("data.dataset", "data.on_missing"),
+        )
     if _changed(data, "image_size") and data.dataset != "image_folder":
         yield Problem("data.image_size", str(data.image_size), f"the dataset {data.dataset!r} has 32x32 images; remove it", ("data.dataset",))
     if data.dataset == "image_folder" and data.on_missing == "synthetic" and data.image_size != 32:
-        yield Problem("data.on_missing", "synthetic", "synthetic images are 32x32: set data.image_size: 32 or on_missing: error", ("data.image_size", "data.dataset"))
+        yield Problem(
+            "data.on_missing", "synthetic", "synthetic images are 32x32: set data.image_size: 32 or on_missing: error", ("data.image_size", "data.dataset")
+        )
 
 
 def _federation(config: Config, num_tiers: int) -> Iterator[Problem]:
@@ -100,10 +114,23 @@ def _federation(config: Config, num_tiers: int) -> Iterator[Problem]:
             "federation.final_feature_views", str(federation.final_feature_views),
             f"wanted at most one view a final epoch (federation.final_server_epochs is {federation.final_server_epochs})", ("federation.final_server_epochs",),
         )  # fmt: skip
-    if depth == num_tiers:
-        for key in ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction", "final_feature_views"):
-            if _changed(federation, key) and getattr(federation, key) != 0:
-                yield Problem(f"federation.{key}", "a setting of server training", f"it has no effect with client_depth {depth}, where clients train all segments; remove it", ("federation.client_depth", "tiers"))
+
+
+def without_effect(config: Config) -> Iterator[str]:
+    """Yields a warning for each setting that was changed and does nothing in this configuration."""
+    federation, data = config.federation, config.data
+    server_keys = ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction", "final_feature_views")
+    if federation.client_depth == config.num_segments:
+        ignored = [f"federation.{key}" for key in server_keys if _changed(federation, key)]
+        if ignored:
+            yield f"clients train all segments (federation.client_depth {federation.client_depth}), so {', '.join(ignored)} had no effect"
+    else:
+        if federation.server_epochs == 0 and _changed(federation, "feature_fraction"):
+            yield "federation.feature_fraction had no effect, since server_epochs is 0"
+        if federation.final_server_epochs == 0 and _changed(federation, "final_feature_views"):
+            yield "federation.final_feature_views had no effect, since final_server_epochs is 0"
+    if data.dataset == "synthetic" and data.on_missing == "synthetic":
+        yield "data.on_missing had no effect, since the dataset is synthetic by choice"
 
 
 def _deployment(config: Config, num_tiers: int) -> Iterator[Problem]:

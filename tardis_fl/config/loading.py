@@ -64,7 +64,7 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
         node = loader.get_single_node()
         problems = list(_duplicates(node, ""))
         raw = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}: this is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
@@ -97,9 +97,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> list[Problem]:
         return [Problem(f"--set {override}", "no '='", "wanted section.key=value, such as federation.rounds=3")]
     try:
         value = yaml.safe_load(value_text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return [Problem(f"--set {path}", repr(value_text), "wanted a YAML value: a number, a text, [a, list] or null")]
-    if isinstance(value, str) and NUMBER_IN_TEXT.match(value):
+    if value == value_text.strip() and NUMBER_IN_TEXT.match(value_text.strip()):
         value = float(value)  # a shell knows no types: 1e-3 is meant as a number here
     *parents, last = path.split(".")
     target: Any = raw

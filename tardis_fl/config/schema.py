@@ -35,7 +35,7 @@ class PartitionConfig(Section):
     shards_per_client: PositiveInt = 2
     """Number of label-sorted pieces each client gets (scheme shard)."""
     min_samples: PositiveInt = 20
-    """Smallest shard to accept, in images, before the hold-out is taken (scheme dirichlet draws again below it)."""
+    """Smallest shard to accept, in images, hold-outs included."""
 
 
 class SyntheticConfig(Section):
@@ -111,6 +111,13 @@ class OptimizerConfig(Section):
     """L2 penalty."""
 
 
+class ServerOptimizerConfig(OptimizerConfig):
+    """SGD on features; batches are larger than on a client."""
+
+    batch_size: PositiveInt = 128
+    """Feature maps a gradient step."""
+
+
 class FederationConfig(Section):
     """Who trains what, and how often."""
 
@@ -126,7 +133,7 @@ class FederationConfig(Section):
     """Passes over its shard that a chosen client makes in a round."""
     client: OptimizerConfig = OptimizerConfig()
     """Local training on the clients."""
-    server: OptimizerConfig = OptimizerConfig(batch_size=128)
+    server: ServerOptimizerConfig = ServerOptimizerConfig()
     """Training of the deeper segments on the server."""
     server_epochs: Annotated[int, Field(ge=0)] = 1
     """Passes over a round's features that the server makes after aggregating."""
@@ -153,7 +160,7 @@ class DeploymentConfig(Section):
     """Choose the threshold with the least offload whose accuracy on calibration data is at most this far below never exiting early; 0.01 is one point."""
     target_offload_rate: Fraction | None = None
     """Choose the most accurate threshold on calibration data that sends at most this share of samples off the device."""
-    thresholds: list[Annotated[float, Field(ge=0)]] | None = None
+    thresholds: list[NonNegativeFloat] | None = None
     """Fixed thresholds, one for each tier but the last; 0 always exits, above 1 never."""
     feature_codec: Codec = "uint8"
     """How features travel between tiers."""

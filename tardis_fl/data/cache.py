@@ -17,6 +17,7 @@ from filelock import FileLock
 from tardis_fl.errors import DataError
 
 FORMAT = 1  # goes into every key: raise it when the arrays' layout changes
+SCRATCH = ".making-"  # a folder that a killed process left behind; `clear` removes it too
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -33,53 +34,71 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def hash_files(paths: Iterable[Path]) -> str:
-    """Returns one hex digest over names and contents of files."""
+def hash_files(paths: Iterable[Path], root: Path) -> str:
+    """Returns one hex digest over contents and names, relative to `root`, of files.
+
+    Raises:
+        DataError: A file can't be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths):
-        with open(path, "rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+        try:
+            with open(path, "rb") as file:
+                digest.update(f"{path.relative_to(root)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+        except OSError as error:
+            raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
     return digest.hexdigest()
 
 
-def cached_arrays(folder: Path, key: str, make: Callable[[], tuple[Arrays, dict[str, object]]]) -> tuple[Arrays, dict[str, object]]:
-    """Returns the arrays of `key` memory-mapped copy-on-write, and the notes stored with them.
+def cached_arrays(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """Returns the arrays of `key` memory-mapped copy-on-write.
 
     `make` runs only where no process has stored this key before; a second process waits for the
     first. The entry appears in one rename, so an interrupted `make` leaves nothing half-written.
 
     Raises:
-        DataError: If the folder can't be written.
+        DataError: The folder can't be written, or an entry of it is damaged.
     """
     entry = folder / key
     if not entry.is_dir():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f"{key}.lock"):
-                if not entry.is_dir():
-                    _store(entry, *make())
+            lock = FileLock(folder / f"{key}.lock")
+            lock.acquire()
         except OSError as error:
-            raise DataError(f"cache folder {folder}: {error.strerror or error}; free some space or set TARDIS_FL_CACHE to another folder") from error
-    arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(entry.glob("*.npy"))}
-    return arrays, json.loads((entry / "notes.json").read_text())
-
-
-def _store(entry: Path, arrays: Arrays, notes: dict[str, object]) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+            raise _unwritable(folder, error) from error
+        with lock:
+            if not entry.is_dir():
+                _store(entry, make())
     try:
+        return {path.stem: np.load(path, mmap_mode="c") for path in sorted(entry.glob("*.npy"))}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{entry}: a damaged cache entry ({error}); remove it, or run the command 'cache clear'") from None
+
+
+def _store(entry: Path, arrays: Arrays) -> None:
+    scratch = None
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=entry.parent))
         for name, array in arrays.items():
             np.save(scratch / f"{name}.npy", array)
-        (scratch / "notes.json").write_text(json.dumps(notes))
         scratch.rename(entry)
+    except OSError as error:
+        raise _unwritable(entry.parent, error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"cache folder {folder}: {error.strerror or error}; free some space or set TARDIS_FL_CACHE to another folder")
 
 
 def entries(folder: Path) -> list[tuple[Path, int]]:
     """Returns the cache's entries with their sizes in bytes."""
     if not folder.is_dir():
         return []
-    found = [path for path in sorted(folder.iterdir()) if (path / "notes.json").is_file()]
+    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and (path.name.startswith(SCRATCH) or any(path.glob("*.npy")))]
     return [(path, sum(file.stat().st_size for file in path.iterdir())) for path in found]
 
 

@@ -35,13 +35,13 @@ def load_cifar10(root: Path, cache: Path) -> Dataset:
     """
     parquet = find_parquet(root)
     if parquet:
-        content_hash = hash_files([path for paths in parquet.values() for path in paths])
-        arrays, _ = cached_arrays(cache, key_of("cifar10-parquet", content_hash), lambda: (_decode_parquet(parquet), {}))
+        content_hash = hash_files([path for paths in parquet.values() for path in paths], root)
+        arrays = cached_arrays(cache, key_of("cifar10-parquet", content_hash), lambda: _decode_parquet(parquet))
         source = f"parquet files in {root}"
     else:
         files = _torchvision_files(root)
-        content_hash = hash_files(files)
-        arrays, _ = cached_arrays(cache, key_of("cifar10-torchvision", content_hash), lambda: (_decode_torchvision(root), {}))
+        content_hash = hash_files(files, root)
+        arrays = cached_arrays(cache, key_of("cifar10-torchvision", content_hash), lambda: _decode_torchvision(root))
         source = f"torchvision's files in {root}"
     train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)  # type: ignore[arg-type]
     return Dataset("cifar10", source, CLASS_NAMES, train, test, synthetic=False, content_hash=content_hash, normalisation=NORMALISATION)

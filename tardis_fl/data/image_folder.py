@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tardis_fl.data.cache import Arrays, cached_arrays, key_of
+from tardis_fl.data.cache import Arrays, cached_arrays, hash_files, key_of
 from tardis_fl.data.cifar10 import SPLITS, DataMissingError
 from tardis_fl.data.decoding import decode_images
 from tardis_fl.data.images import Dataset, ImageSet
@@ -32,11 +32,10 @@ def load_image_folder(root: Path, cache: Path, *, size: int) -> Dataset:
     if extra:
         raise DataError(f"{root / 'test' / extra[0]}: this class has no folder below train/")
     listing = {split: _list_files(root / split, class_names) for split in SPLITS}
-    stamps = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for files in listing.values() for path, _ in files]
-    key = key_of("image_folder", size, stamps)
-    arrays, _ = cached_arrays(cache, key, lambda: (_decode(listing, size), {}))
+    content_hash = hash_files([path for files in listing.values() for path, _ in files], root)
+    arrays = cached_arrays(cache, key_of("image_folder", size, content_hash), lambda: _decode(listing, size))
     train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)  # type: ignore[arg-type]
-    return Dataset(root.name, f"image folders in {root}", tuple(class_names), train, test, synthetic=False, content_hash=key)
+    return Dataset(root.name, f"image folders in {root}", tuple(class_names), train, test, synthetic=False, content_hash=content_hash)
 
 
 def _list_files(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:

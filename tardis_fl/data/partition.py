@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
 MEND = {
-    "iid": "use a larger data.max_train_samples",
+    "iid": "deal more training images (data.max_train_samples)",
     "dirichlet": "raise data.partition.alpha (larger is more even)",
     "pathological": "raise data.partition.classes_per_client",
     "shard": "raise data.partition.shards_per_client",
@@ -63,11 +63,11 @@ def load_partition(config: Config, dataset: Dataset) -> Partition:
     settings, num_clients = config.data.partition, config.federation.num_clients
     key = key_of("partition", dataset.content_hash, len(dataset.train), config.data.max_train_samples, settings.model_dump(), num_clients, config.seed)
 
-    def make() -> tuple[Arrays, dict[str, object]]:
+    def make() -> Arrays:
         parts = deal(dataset.train.labels, settings, num_clients=num_clients, seed=config.seed)
-        return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}, {}
+        return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}
 
-    arrays, _ = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
+    arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
     return Partition(arrays["order"], arrays["bounds"], config)  # type: ignore[arg-type]
 
 
@@ -83,8 +83,11 @@ def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_client
     Raises:
         DataError: The scheme can't deal these labels so.
     """
-    if num_clients > len(labels):
-        raise DataError(f"federation.num_clients: got {num_clients} clients for {len(labels)} training samples; wanted at most one client a sample")
+    if num_clients * settings.min_samples > len(labels):
+        raise DataError(
+            f"federation.num_clients: got {num_clients} clients for {len(labels)} training samples, at least data.partition.min_samples = {settings.min_samples} each; "
+            "wanted fewer clients, more data or a smaller min_samples"
+        )
     import datasets
     from flwr_datasets import partitioner as schemes
 
@@ -106,12 +109,19 @@ def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_client
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is left out is said by `undealt`, what fails raises
-            return [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
+            parts = [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
     except (ValueError, RuntimeError) as error:
         raise DataError(
             f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
-            f"{' '.join(str(error).split())} To mend it: {MEND[settings.scheme]}, or use fewer clients (federation.num_clients)."
+            f"{' '.join(str(error).split())} To mend it: {MEND[settings.scheme]}, lower data.partition.min_samples or use fewer clients (federation.num_clients)."
         ) from None
+    small = next((client for client, part in enumerate(parts) if len(part) < settings.min_samples), None)
+    if small is not None:
+        raise DataError(
+            f"client {small}: its shard of {len(parts[small])} samples is smaller than data.partition.min_samples = {settings.min_samples}; "
+            f"{MEND[settings.scheme]}, lower min_samples or use fewer clients (federation.num_clients)"
+        )
+    return parts
 
 
 def label_counts(shards: Sequence[Shard], labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:

@@ -31,14 +31,14 @@ def load_synthetic(cache: Path, *, num_train: int, num_test: int, hard_fraction:
     sizes = {"train": num_train, "test": num_test}
     key = key_of("synthetic", VERSION, sizes, hard_fraction)
 
-    def make() -> tuple[Arrays, dict[str, object]]:
+    def make() -> Arrays:
         arrays: Arrays = {}
         for split, count in sizes.items():
             images, labels = draw(count, hard_fraction, numpy_generator(DATA_SEED, Purpose.SYNTHETIC_DATA, SPLIT_KEYS[split]))
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
-        return arrays, {}
+        return arrays
 
-    arrays, _ = cached_arrays(cache, key, make)
+    arrays = cached_arrays(cache, key, make)
     train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in sizes)  # type: ignore[arg-type]
     return Dataset("synthetic", f"generated, {hard_fraction:.0%} hard samples", CLASS_NAMES, train, test, synthetic=True, content_hash=key)
 

@@ -40,7 +40,9 @@ def save_model(folder: Path, network: EarlyExitNetwork, *, build: dict[str, Any]
             "tensors": {name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")} for name, tensor in state.items()},
         })  # fmt: skip
     deployment = {"policy": rule.policy, "temperatures": rule.temperatures, "thresholds": rule.thresholds, "feature_codec": rule.codec}
-    write_json(folder / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "build": build, "segments": files, "deployment": deployment, **description})
+    write_json(
+        folder / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "build": build, "segments": files, "deployment": deployment, **description}
+    )
 
 
 def load_model(folder: str | Path) -> tuple[EarlyExitNetwork, Rule]:

@@ -15,6 +15,8 @@ ECE_BINS = 15
 
 def fit_temperatures(table: FitTable) -> list[float]:
     """Fits one temperature an exit by the negative log-likelihood of the fit role (Guo et al. 2017, section 4.2)."""
+    if not isinstance(table, FitTable):
+        raise TypeError(f"temperatures are fitted on the fit role only, got a table of the role {table.role!r}")
     labels = torch.from_numpy(table.labels)
     return [fit_temperature(torch.from_numpy(logits), labels) for logits in table.logits]
 

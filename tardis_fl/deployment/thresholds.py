@@ -122,7 +122,9 @@ def choose_thresholds(table: CalibrationTable, temperatures: list[float], deploy
         fixed = tuple(deployment.thresholds)
         exits = decide(table, deployment.policy, temperatures, fixed)
         right = table.correct()[exits, np.arange(len(table))]
-        return Choice(fixed, float(right.mean()), float((exits > 0).mean()), full, len(table), f"fixed thresholds {', '.join(f'{t:g}' for t in fixed)}")
+        return Choice(
+            fixed, float(right.mean()), float((exits > 0).mean()), full, len(table), f"keep the fixed thresholds {', '.join(f'{t:g}' for t in fixed)}"
+        )
     found = sweep(table, deployment.policy, temperatures)
     if deployment.max_accuracy_drop is not None:
         allowed = found.accuracy >= full - deployment.max_accuracy_drop - 1e-12

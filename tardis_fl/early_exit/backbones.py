@@ -18,7 +18,7 @@ def build_network(name: str, *, num_classes: int, width: int, exit_hidden: int, 
     Args:
         name: A name of `CATALOGUE`.
         num_classes: Logits of every exit.
-        width: Channels of the first convolution, where the backbone has a width.
+        width: Scales all channels, where the backbone has a width.
         exit_hidden: Hidden units of the early exits.
         seed: The initial weights follow from it; the global generator is left as it was.
 

@@ -12,17 +12,15 @@ class BackboneInfo:
     Attributes:
         name: The name a configuration uses.
         num_segments: Segments, each with one exit.
-        input_size: Side of the square input in pixels that the cuts were chosen for.
+        min_input_size: Smallest side of the square input in pixels that leaves the last segment at least 2x2 positions, or 1x1 without batch norm.
         paper: Where the architecture comes from.
-        cuts: Where it is cut, in words.
         has_width: Whether `model.width` scales it.
     """
 
     name: str
     num_segments: int
-    input_size: int
+    min_input_size: int
     paper: str
-    cuts: str
     has_width: bool
 
 
@@ -30,12 +28,10 @@ CATALOGUE = {
     info.name: info
     for info in (
         BackboneInfo(
-            "small_resnet", 3, 32, "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (basic blocks)",
-            "after the residual block at 16x16, after two more at 8x8", True,
+            "small_resnet", 3, 16, "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (basic blocks)", True,
         ),
         BackboneInfo(
-            "vgg19", 3, 32, "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (configuration E)",
-            "features[:7], features[7:17], the rest", False,
+            "vgg19", 3, 32, "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (configuration E)", False,
         ),
     )
 }  # fmt: skip

@@ -37,7 +37,7 @@ class InlineGrid(Grid):
         self._requests: dict[str, Message] = {}
         self._contexts: dict[int, Context] = {}
         self._sent = 0
-        # Building a Message needs a task's identity; this is the one private part of Flower used here.
+        # Building a Message needs a task's identity; this and the message's id below are the private parts of Flower used here.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 0, SERVER_NODE_ID
 
     def get_node_ids(self) -> Iterable[int]:

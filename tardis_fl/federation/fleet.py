@@ -32,11 +32,6 @@ class ImageKind:
     num_classes: int
     shape: tuple[int, int, int]
 
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one raw image."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
 
 class Fleet:
     """Sends requests through a Flower grid and counts every byte.
@@ -45,13 +40,11 @@ class Fleet:
         grid: Any engine's grid.
         config_json: The resolved configuration, which goes with every request.
         num_clients: Clients to wait for.
-        timeout_s: How long to wait for nodes to register, and for the slowest reply to a request; None: for ever.
     """
 
-    def __init__(self, grid: Grid, config_json: str, num_clients: int, *, timeout_s: float | None = None) -> None:
+    def __init__(self, grid: Grid, config_json: str, num_clients: int) -> None:
         self._grid = grid
         self._config_json = config_json
-        self._timeout_s = timeout_s
         self.ledger = Ledger()
         self._nodes: dict[int, int] = {}
         self.num_train: dict[int, int] = {}
@@ -78,7 +71,6 @@ class Fleet:
     def _collect(self, order: Sequence[int], message_ids: Iterable[str]) -> Iterator[Reply]:
         waiting = dict(zip(message_ids, order, strict=True))
         early: dict[int, Reply] = {}
-        deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         for client in order:
             while client not in early:
                 arrived = list(self._grid.pull_messages(waiting.keys()))
@@ -86,9 +78,6 @@ class Fleet:
                     sender = waiting.pop(message.metadata.reply_to_message_id)
                     early[sender] = self._open(sender, message)
                 if not arrived:
-                    if deadline is not None and time.monotonic() > deadline:
-                        early[client] = Reply(client, None, f"no reply within {self._timeout_s:g} s")
-                        continue
                     time.sleep(POLL_SECONDS)
             yield early.pop(client)
 
@@ -100,10 +89,7 @@ class Fleet:
 
     def _identify(self, num_clients: int) -> ImageKind:
         """Asks every node which client it is, since node ids are random and in no order."""
-        deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while len(node_ids := sorted(self._grid.get_node_ids())) < num_clients:
-            if deadline is not None and time.monotonic() > deadline:
-                raise RunError(f"federation.num_clients: got {len(node_ids)} connected nodes, wanted {num_clients}; start the missing ones")
             time.sleep(POLL_SECONDS)
         self._nodes = dict(enumerate(node_ids))  # provisional numbers, to ask with
         kinds, nodes = set(), {}

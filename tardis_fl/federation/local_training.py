@@ -82,9 +82,7 @@ def train_segments(
     settings, weights = config.federation.client, config.exit_weights[: len(segments)]
     own = torch.from_numpy(indices)
     parameters = [parameter for segment in segments for parameter in segment.parameters()]
-    optimizer = torch.optim.SGD(
-        parameters, learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0
-    )
+    optimizer = torch.optim.SGD(parameters, learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0)
     for segment in segments:
         segment.train()
     loss_sum, correct, seen = torch.zeros((), dtype=torch.float64), torch.zeros(len(segments), dtype=torch.int64), 0
@@ -120,9 +118,7 @@ def training_features(
     return FeatureBatch(concatenate(parts), data.labels[own])
 
 
-def held_out_logits(
-    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str
-) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
+def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
     """Computes, in float32, what the deployed tiers of this client's segments would, on samples as they are.
 
     Args:

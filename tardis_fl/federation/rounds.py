@@ -20,7 +20,7 @@ from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
 from tardis_fl.federation.aggregation import WeightedMean
 from tardis_fl.federation.events import Failure, Listener, RoundRecord
-from tardis_fl.federation.fleet import Fleet, ImageKind
+from tardis_fl.federation.fleet import Fleet
 from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
 from tardis_fl.federation.schedule import learning_rate
 from tardis_fl.federation.server_training import ServerTrainer, deeper_logits
@@ -40,7 +40,6 @@ class Trained:
         final_epochs: One record for each of the server's final epochs.
         ledger: Bytes by direction and kind.
         num_train: Training samples of all clients.
-        image_kind: What the images are like.
         num_failures: How often a client failed or its update was rejected.
         seconds: Wall-clock time of the federation.
     """
@@ -52,7 +51,6 @@ class Trained:
     final_epochs: list[RoundRecord]
     ledger: Ledger
     num_train: int
-    image_kind: ImageKind
     num_failures: int
     seconds: float
 
@@ -78,7 +76,7 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener) -> Trained
     fit, calibrate = server.exit_tables()
     return Trained(
         server.network, fit, calibrate, rounds, final_epochs, fleet.ledger,
-        sum(fleet.num_train.values()), fleet.image_kind, server.num_failures, time.perf_counter() - started,
+        sum(fleet.num_train.values()), server.num_failures, time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -177,8 +175,11 @@ class FederationServer:
     def _train_server(self, data: FeatureBatch, epoch: int) -> Counts:
         assert self._trainer is not None
         counts = self._trainer.train_epoch(data, epoch=epoch, generator=torch_generator(self._config.seed, Purpose.SERVER_SHUFFLE, epoch))
-        if not math.isfinite(counts.loss_sum):
-            raise RunError(f"round {self._round.number}: the server's training diverged (its loss is not finite); lower federation.server.learning_rate")
+        weights_finite = all(torch.isfinite(parameter).all() for segment in self._deeper for parameter in segment.parameters())
+        if not (math.isfinite(counts.loss_sum) and weights_finite):
+            raise RunError(
+                f"round {self._round.number}: the server's training diverged (its loss or weights are not finite); lower federation.server.learning_rate"
+            )
         self._listener.worked("server", len(data))
         return counts
 

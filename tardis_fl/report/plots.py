@@ -23,8 +23,12 @@ STYLE = {
 def draw_all(report: Report) -> list[tuple[str, str, str]]:
     """Returns (title, what to see in it, SVG) for each plot."""
     plots: list[tuple[str, str, Callable[[Axes, Report], None]]] = [
-        ("Accuracy of each exit, round by round", "On samples the clients held out. The shaded part is the server's final training of the deeper segments.", _learning),
-        ("Accuracy and offload against the threshold", "Lines: test role. Dashes: calibrate role, on which the threshold (vertical line) was chosen.", _thresholds),
+        (
+            "Accuracy of each exit, round by round",
+            "On samples the clients held out. The shaded part is the server's final training of the deeper segments.",
+            _learning,
+        ),
+        ("Accuracy and offload against the threshold", "Lines: test role. Dashes: calibrate role. Vertical: the operating point's threshold.", _thresholds),
         ("Accuracy against bytes", "Up and left is better. The curve is every shared threshold on the test role.", _frontier),
         ("Who answers, and how well", "Test samples that each tier answers, split in right and wrong.", _tiers),
         ("Per class", "Accuracy at the operating point, and the share of the class that leaves the device.", _classes),
@@ -60,8 +64,22 @@ def _thresholds(axes: Axes, report: Report) -> None:
         dashed = "--" if sweep.role == "calibrate" else "-"
         chosen = [index for index, threshold in enumerate(sweep.thresholds) if threshold <= 1]
         thresholds = [sweep.thresholds[index] for index in chosen]
-        axes.step(thresholds, [100 * sweep.accuracy[i] for i in chosen], color=EXIT_COLOURS[0], linestyle=dashed, where="pre", label="accuracy" if dashed == "-" else None)
-        axes.step(thresholds, [100 * sweep.offload_rate[i] for i in chosen], color=EXIT_COLOURS[1], linestyle=dashed, where="pre", label="leaves the device" if dashed == "-" else None)
+        axes.step(
+            thresholds,
+            [100 * sweep.accuracy[i] for i in chosen],
+            color=EXIT_COLOURS[0],
+            linestyle=dashed,
+            where="pre",
+            label="accuracy" if dashed == "-" else None,
+        )
+        axes.step(
+            thresholds,
+            [100 * sweep.offload_rate[i] for i in chosen],
+            color=EXIT_COLOURS[1],
+            linestyle=dashed,
+            where="pre",
+            label="leaves the device" if dashed == "-" else None,
+        )
     for threshold in sorted(set(report.operating_point.thresholds)):
         axes.axvline(min(threshold, 1.0), color="#444", linewidth=1)
     axes.set(xlabel=f"shared threshold on {report.operating_point.policy.replace('_', ' ')}", ylabel="% of test samples", xlim=(-0.02, 1.02))
@@ -76,7 +94,15 @@ def _frontier(axes: Axes, report: Report) -> None:
     for name, row in report.baselines.items():
         axes.scatter([row.bytes_per_sample], [100 * row.accuracy], marker=marks.get(name, "o"), color=MUTED, zorder=3)
         right_side = row.bytes_per_sample > 0.6 * max(sum(boundaries), report.dataset.raw_image_bytes)
-        axes.annotate(name.replace("_", " "), (row.bytes_per_sample, 100 * row.accuracy), xytext=(-6 if right_side else 6, 4), textcoords="offset points", fontsize=8, ha="right" if right_side else "left", color="#555")
+        axes.annotate(
+            name.replace("_", " "),
+            (row.bytes_per_sample, 100 * row.accuracy),
+            xytext=(-6 if right_side else 6, 4),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if right_side else "left",
+            color="#555",
+        )
     point = report.operating_point
     axes.scatter([point.bytes_per_sample], [100 * point.accuracy], color=WRONG, zorder=4, s=45)
     axes.annotate("operating point", (point.bytes_per_sample, 100 * point.accuracy), xytext=(6, -11), textcoords="offset points", fontsize=8, color=WRONG)

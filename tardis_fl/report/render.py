@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tardis_fl import __version__
@@ -13,13 +11,22 @@ from tardis_fl.report.text import bytes_text, duration_text, macs_text, percent
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("tardis_fl.report"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tardis_fl.report"),
+        autoescape=select_autoescape(enabled_extensions=("html.jinja",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "percent2": partial(percent, digits=2), "size": bytes_text, "duration": duration_text, "macs": macs_text, "count": lambda value: f"{value:,}",
-        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "),
+        "percent": percent, "size": bytes_text, "duration": duration_text, "macs": macs_text, "count": lambda value: f"{value:,}",
+        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "), "cell": _table_cell,
     }  # fmt: skip
     return environment
+
+
+def _table_cell(text: str) -> str:
+    """Keeps a name from being read as Markdown or HTML."""
+    return "".join(f"\\{sign}" if sign in "|<>*_`[]\\" else sign for sign in text)
 
 
 def render_markdown(report: Report) -> str:

@@ -29,7 +29,10 @@ def test_every_sample_goes_to_one_client_and_the_seed_decides(settings):
     counts = np.stack([np.bincount(LABELS[part], minlength=10) for part in parts])
     left_out = undealt(counts, LABELS, "abcdefghij")
     if settings.scheme == "pathological":  # draws classes at random, so it can pass some over
-        assert left_out == f"{600 - len(dealt)} of 600 training images belong to no client (of the classes {', '.join(name for name, n in zip('abcdefghij', counts.sum(0), strict=True) if not n)}); the partition scheme leaves them out"
+        assert (
+            left_out
+            == f"{600 - len(dealt)} of 600 training images belong to no client (of the classes {', '.join(name for name, n in zip('abcdefghij', counts.sum(0), strict=True) if not n)}); the partition scheme leaves them out"
+        )
     else:
         assert left_out is None
         assert len(dealt) == len(LABELS)
@@ -46,14 +49,21 @@ def test_schemes_skew_labels_as_they_say():
 
 
 def test_a_scheme_that_cannot_deal_says_which_setting_to_change():
-    with pytest.raises(DataError, match=r"'dirichlet' can't deal 600 samples to 200 clients.*raise data.partition.alpha"):
-        deal(LABELS, PartitionConfig(scheme="dirichlet", alpha=0.01, min_samples=20), num_clients=200, seed=1)
-    with pytest.raises(DataError, match=r"federation.num_clients: got 601 clients for 600 training samples"):
-        deal(LABELS, PartitionConfig(scheme="iid"), num_clients=601, seed=1)
+    with pytest.raises(DataError, match=r"'dirichlet' can't deal 600 samples to 25 clients.*raise data.partition.alpha.*lower data.partition.min_samples"):
+        deal(LABELS, PartitionConfig(scheme="dirichlet", alpha=0.01, min_samples=20), num_clients=25, seed=1)
+    with pytest.raises(DataError, match=r"federation.num_clients: got 31 clients for 600 training samples, at least data.partition.min_samples = 20 each"):
+        deal(LABELS, PartitionConfig(scheme="iid"), num_clients=31, seed=1)
+    uneven = np.repeat(np.arange(10), [555, *[5] * 9])
+    with pytest.raises(
+        DataError, match=r"client \d: its shard of \d+ samples is smaller than data.partition.min_samples = 20; raise data.partition.classes_per_client"
+    ):
+        deal(uneven, PartitionConfig(scheme="pathological", classes_per_client=1), num_clients=10, seed=1)
 
 
 def test_a_shard_too_small_is_named_with_the_setting_to_change():
-    with pytest.raises(DataError, match=r"client 4: its shard of 3 samples is too small: 1 for fit and 1 for calibrate leave 1 to train on.*raise data.partition.alpha"):
+    with pytest.raises(
+        DataError, match=r"client 4: its shard of 3 samples is too small: 1 for fit and 1 for calibrate leave 1 to train on.*raise data.partition.alpha"
+    ):
         hold_out(4, np.arange(3), fit_fraction=0.1, calibration_fraction=0.1, seed=1, mend="raise data.partition.alpha")
 
 

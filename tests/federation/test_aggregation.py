@@ -40,7 +40,9 @@ def test_streaming_equals_the_obvious_mean(seed, weights):
 
 @given(seed=st.integers(0, 1000), num_samples=st.integers(1, 2**24))
 def test_one_client_gives_back_its_own_weights_bit_for_bit(seed, num_samples):
-    state = {"w": torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 10 ** torch.randint(-6, 6, (50,), generator=torch.Generator().manual_seed(seed))}
+    state = {
+        "w": torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 10 ** torch.randint(-6, 6, (50,), generator=torch.Generator().manual_seed(seed))
+    }
     assert torch.equal(mean_of([(state, num_samples)])["w"], state["w"])
 
 
