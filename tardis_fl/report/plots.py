@@ -93,7 +93,7 @@ def _frontier(axes: Axes, report: Report) -> None:
     marks = {"device_only": "s", "edge_only": "D", "cloud_only_raw_image": "^", "random_escalation": "x", "oracle": "*"}
     for name, row in report.baselines.items():
         axes.scatter([row.bytes_per_sample], [100 * row.accuracy], marker=marks.get(name, "o"), color=MUTED, zorder=3)
-        right_side = row.bytes_per_sample > 0.6 * max(sum(boundaries), report.dataset.raw_image_bytes)
+        right_side = name == "edge_only" or row.bytes_per_sample > 0.6 * max(sum(boundaries), report.dataset.raw_image_bytes)
         axes.annotate(
             name.replace("_", " "),
             (row.bytes_per_sample, 100 * row.accuracy),
