@@ -1,6 +1,6 @@
 """What the engine costs: a federation through Flower messages against a bare PyTorch loop with the same gradient steps.
 
-    python benchmarks/engine_overhead.py [--repeats 5] [--output benchmarks/results/engine_overhead.json]
+    python benchmarks/engine_overhead.py [--repeats 7] [--rounds 8] [--output FILE]
 
 Two measurements, both of plain FedAvg (every client holds the whole network) on generated images:
 1. time: 100 clients with 128 training images each, all of them every round; the engine's rounds and the
@@ -15,8 +15,8 @@ import argparse
 import gc
 import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +33,7 @@ from tardis_fl.federation.fleet import Fleet
 from tardis_fl.federation.rounds import FederationServer
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.precision import training_arithmetic
+from tardis_fl.run_folder import machine_facts
 
 EPOCH_IMAGES = 128
 TARGET_RATIO = 1.05
@@ -111,13 +112,14 @@ def measure_time(repeats: int) -> dict:
     network, generator = new_network(config, 10), torch.Generator().manual_seed(0)
     engine_s, bare_s = [], []
     for repeat in range(repeats + 1):
-        started = time.perf_counter()
-        record = server.run_round(repeat + 1)
-        engine = time.perf_counter() - started
-        started = time.perf_counter()
-        bare_round(work, network, range(100), generator)
-        bare = time.perf_counter() - started
-        assert record.train.num_samples == 100 * EPOCH_IMAGES, "both sides must see the same number of images"
+        sides = {"engine": lambda number=repeat + 1: server.run_round(number), "bare": lambda: bare_round(work, network, range(100), generator)}
+        seconds = {}
+        for side in sorted(sides, reverse=bool(repeat % 2)):  # each goes first every other time
+            started = time.perf_counter()
+            done = sides[side]()
+            seconds[side] = time.perf_counter() - started
+            assert side == "bare" or done.train.num_samples == 100 * EPOCH_IMAGES, "both sides must see the same number of images"
+        engine, bare = seconds["engine"], seconds["bare"]
         if repeat:
             engine_s.append(engine)
             bare_s.append(bare)
@@ -159,7 +161,7 @@ def main() -> None:
     print("memory: 100 clients a round")
     memory = [measure_memory(200, arguments.rounds), measure_memory(1000, arguments.rounds)]
     result = {
-        "command": "python benchmarks/engine_overhead.py", "torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads(),
+        "command": " ".join(["python", "benchmarks/engine_overhead.py", *sys.argv[1:]]), **machine_facts(), "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)), "precision": open_workspace(configuration(1000, 0.1).model_dump_json()).precision,
         "weights_bytes": sum(len(a.data) for a in messages.pack_weights(messages.segments_state(list(new_network(configuration(100, 1.0), 10)))).values()),
         "time": timing, "memory": memory,
@@ -168,6 +170,9 @@ def main() -> None:
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     ratio = timing["ratio"]
     verdict = "met" if ratio["median"] <= TARGET_RATIO else "NOT met"
+    last = [row["resident_mib_after_round"] for row in memory]
+    steady = max(rows[-1] / rows[min(2, len(rows) - 1)] for rows in last)
+    print(f"memory: last round / round 3 at most {steady:.3f}; pool of 1,000 / pool of 200: {last[1][-1] / last[0][-1]:.3f}")
     print(f"engine / bare loop: median {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f}, n = {timing['n']}); target {TARGET_RATIO} {verdict}")
 
 

@@ -73,11 +73,7 @@ class RunFolder:
 
     def write_environment(self, *, threads: int, precision: str, data_hash: str) -> None:
         """Writes what the run depends on beside its configuration."""
-        environment = {
-            "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(),
-            "versions": {package: _version(package) for package in PACKAGES},
-            "threads": threads, "precision": precision, "commit": _commit(), "data_hash": data_hash,
-        }  # fmt: skip
+        environment = {**machine_facts(), "threads": threads, "precision": precision, "commit": _commit(), "data_hash": data_hash}
         write_json(self.path / "environment.json", environment)
 
     def write_partition(self, shards: Sequence[Shard]) -> None:
@@ -152,6 +148,16 @@ class RunFolder:
         write_json(self.path / "report.json", report)
         write_text(self.path / "report.md", markdown)
         write_text(self.path / "report.html", html)
+
+
+def machine_facts() -> dict[str, Any]:
+    """Returns what a figure measured here depends on: Python, platform, processor and versions."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
 
 
 def _describe(path: Path) -> str:
