@@ -41,7 +41,7 @@ def train(message: Message, context: Context) -> Message:
         work.segments, work.data, request.shard.train, config=work.config, learning_rate=float(request.values["learning_rate"]),
         generator=request.generator(Purpose.LOCAL_TRAINING), precision=work.precision,
     )  # fmt: skip
-    content = {messages.WEIGHTS: messages.pack_weights(messages.segments_state(work.segments)), messages.METRICS: counts.to_record()}
+    content = {messages.WEIGHTS: messages.pack_weights(work.state), messages.METRICS: counts.to_record()}
     return Message(RecordDict(content), reply_to=message)
 
 
@@ -95,7 +95,7 @@ class _Request:
         values = dict(message.content["instruction"])  # type: ignore[arg-type]
         workspace = open_workspace(str(values.pop("config")))
         if load_weights:
-            messages.load_segments(workspace.segments, messages.unpack_weights(message.content.array_records[messages.WEIGHTS], workspace.layout))
+            messages.load_weights(messages.read_weights(message.content.array_records[messages.WEIGHTS], workspace.state), into=workspace.state)
         return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values)
 
     @property

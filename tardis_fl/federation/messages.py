@@ -34,20 +34,8 @@ State = dict[str, Tensor]
 
 
 def segments_state(segments: Iterable[nn.Module]) -> State:
-    """Returns parameters and buffers of consecutive segments, keyed `0.body...`, not copied."""
+    """Returns parameters and buffers of consecutive segments, keyed `0.body...`: the live tensors, not copies."""
     return {f"{number}.{name}": tensor for number, segment in enumerate(segments) for name, tensor in segment.state_dict().items()}
-
-
-def load_segments(segments: Iterable[nn.Module], state: Mapping[str, Tensor]) -> None:
-    """Copies a state into consecutive segments, which must have exactly its keys and shapes."""
-    target = segments_state(segments)
-    if target.keys() != state.keys():
-        raise ValueError(f"weights don't fit the segments: {sorted(target.keys() ^ state.keys())[:3]} are on one side only")
-    with torch.no_grad():
-        for name, tensor in target.items():
-            if tensor.shape != state[name].shape:
-                raise ValueError(f"weights don't fit the segments: {name} has the shape {tuple(state[name].shape)}, wanted {tuple(tensor.shape)}")
-            tensor.copy_(state[name])
 
 
 def pack_weights(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -60,8 +48,8 @@ def pack_weights(state: Mapping[str, Tensor]) -> ArrayRecord:
     })  # fmt: skip
 
 
-def unpack_weights(record: ArrayRecord, like: Mapping[str, Tensor]) -> State:
-    """Takes a state out of a Flower record.
+def read_weights(record: ArrayRecord, like: Mapping[str, Tensor]) -> State:
+    """Takes flat arrays, still one a segment and type, out of a Flower record.
 
     Args:
         record: What `pack_weights` made.
@@ -73,18 +61,31 @@ def unpack_weights(record: ArrayRecord, like: Mapping[str, Tensor]) -> State:
     layout = _flat_layout(like)
     if record.keys() != layout.keys():
         raise ValueError(f"sent other segments than it was asked for (on one side only: {', '.join(sorted(record.keys() ^ layout.keys()))})")
-    state: State = {}
+    flat = {key: torch.from_numpy(_from_array(record[key])) for key in layout}
     for key, names in layout.items():
-        flat = torch.from_numpy(_from_array(record[key]))
-        sizes = [like[name].numel() for name in names]
-        if tuple(flat.shape) != (sum(sizes),) or flat.dtype != like[names[0]].dtype:
-            raise ValueError(f"sent {key} as {tuple(flat.shape)} {flat.dtype}, wanted {(sum(sizes),)} {like[names[0]].dtype}")
-        parts = dict(zip(names, flat.split(sizes), strict=True))
-        if not torch.isfinite(flat).all():
-            broken = next(name for name, part in parts.items() if not torch.isfinite(part).all())
-            raise ValueError(f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help")
-        state |= {name: part.view(like[name].shape) for name, part in parts.items()}
+        wanted = (sum(like[name].numel() for name in names),)
+        if tuple(flat[key].shape) != wanted or flat[key].dtype != like[names[0]].dtype:
+            raise ValueError(f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {wanted} {like[names[0]].dtype}")
+    if not all(torch.isfinite(values).all() for values in flat.values()):
+        broken = next(name for name, tensor in unflatten(flat, like).items() if not torch.isfinite(tensor).all())
+        raise ValueError(f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help")
+    return flat
+
+
+def unflatten(flat: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
+    """Returns the tensors of flat arrays, as views, with the names and shapes of `like`."""
+    state: State = {}
+    for key, names in _flat_layout(like).items():
+        parts = flat[key].split([like[name].numel() for name in names])
+        state |= {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
     return state
+
+
+def load_weights(flat: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    """Copies flat arrays into the live tensors of `segments_state`."""
+    with torch.no_grad():
+        for name, tensor in unflatten(flat, into).items():
+            into[name].copy_(tensor)
 
 
 def _flat_layout(state: Mapping[str, Tensor]) -> dict[str, list[str]]:

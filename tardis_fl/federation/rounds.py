@@ -98,7 +98,7 @@ class FederationServer:
         self._fleet, self._config, self._listener = fleet, config, listener
         self.network = new_network(config, fleet.image_kind.num_classes)
         depth = config.federation.client_depth
-        self._held, deeper = list(self.network)[:depth], list(self.network)[depth:]
+        self._held, deeper = messages.segments_state(list(self.network)[:depth]), list(self.network)[depth:]
         self.trains = bool(deeper)
         self._deeper = deeper
         self._trainer = ServerTrainer(deeper, config, resolve_precision(config.runtime)) if deeper else None
@@ -137,7 +137,7 @@ class FederationServer:
         """Asks all clients for their hold-outs' logits and features, and adds the deeper exits."""
         self._round = _RoundState(self._round.number, list(range(self._config.federation.num_clients)))
         tables: dict[Role, list[ExitTable]] = {Role.FIT: [], Role.CALIBRATE: []}
-        for client, content in self._ask("tables", messages.TABLES, weights=messages.segments_state(self._held)):
+        for client, content in self._ask("tables", messages.TABLES, weights=self._held):
             tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
             for role, kind in ((Role.FIT, FitTable), (Role.CALIBRATE, CalibrationTable)):
                 prefix = f"{role.value}."
@@ -149,10 +149,10 @@ class FederationServer:
         return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
 
     def _train_clients(self, rate: float) -> Counts:
-        total, counts, held = WeightedMean(), Counts(), messages.segments_state(self._held)
-        for client, content in self._ask("train", messages.TRAIN, weights=held, learning_rate=rate):
+        total, counts = WeightedMean(), Counts()
+        for client, content in self._ask("train", messages.TRAIN, weights=self._held, learning_rate=rate):
             try:
-                state = messages.unpack_weights(content.array_records[messages.WEIGHTS], held)
+                state = messages.read_weights(content.array_records[messages.WEIGHTS], self._held)
             except ValueError as error:
                 self._fail(client, "train", f"{error}; rejected")
                 continue
@@ -161,12 +161,12 @@ class FederationServer:
             counts += update
             self._listener.worked("train", update.num_samples)
         self._check_failures()
-        messages.load_segments(self._held, total.mean())
+        messages.load_weights(total.mean(), into=self._held)
         return counts
 
     def _collect_features(self, fraction: float) -> FeatureBatch:
         parts = []
-        for _, content in self._ask("features", messages.FEATURES, weights=messages.segments_state(self._held), fraction=fraction):
+        for _, content in self._ask("features", messages.FEATURES, weights=self._held, fraction=fraction):
             parts.append(FeatureBatch.from_tensors(messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])))
             self._listener.worked("features", len(parts[-1]))
         self._check_failures()
@@ -185,7 +185,7 @@ class FederationServer:
 
     def _evaluate(self) -> Counts:
         total = Counts()
-        for _, content in self._ask("evaluate", messages.EVALUATE, weights=messages.segments_state(self._held)):
+        for _, content in self._ask("evaluate", messages.EVALUATE, weights=self._held):
             counts = Counts.from_record(content.metric_records[messages.METRICS])
             if self._deeper:
                 batch = FeatureBatch.from_tensors(messages.unpack_tensors(content.array_records[messages.FEATURES_KIND]))

@@ -38,8 +38,8 @@ class Workspace:
     precision: str
 
     @cached_property
-    def layout(self) -> State:
-        """Names, shapes and types of the held segments' tensors."""
+    def state(self) -> State:
+        """The live tensors of the held segments."""
         return segments_state(self.segments)
 
 
