@@ -3,8 +3,8 @@
     python benchmarks/engine_overhead.py [--repeats 7] [--rounds 8] [--output FILE]
 
 Two measurements, both of plain FedAvg (every client holds the whole network) on generated images:
-1. time: 100 clients with 128 training images each, all of them every round; the engine's rounds and the
-   bare loop's take turns in one process, and the ratio is taken pair by pair;
+1. time: 100 clients with 128 training images each, in rounds of 20 that the engine and the bare loop take
+   in turns within one process; the ratio is taken over each 100;
 2. memory: 1,000 clients of which 100 train a round, and a pool of 200 of which 100 do; resident memory
    (without the memory-mapped images) after each round must grow neither with the rounds nor with the pool.
 """
@@ -30,12 +30,13 @@ from tardis_fl.data.augmentation import crop_and_flip
 from tardis_fl.federation import client_app, messages
 from tardis_fl.federation.engines import InlineGrid
 from tardis_fl.federation.fleet import Fleet
-from tardis_fl.federation.rounds import FederationServer
+from tardis_fl.federation.rounds import FederationServer, choose_clients
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.precision import training_arithmetic
 from tardis_fl.run_folder import machine_facts
 
 EPOCH_IMAGES = 128
+SLICES = 5
 TARGET_RATIO = 1.05
 
 
@@ -105,20 +106,26 @@ def bare_round(work, network, clients, generator: torch.Generator) -> None:
 
 
 def measure_time(repeats: int) -> dict:
-    """Takes turns: one round of the engine, one of the bare loop; the first pair warms up."""
-    config = configuration(100, 1.0)
+    """Trains 100 clients on each side in every repeat, in slices of 20 that take turns: a busy machine slows both alike.
+
+    A slice is a whole round with its own average. The side that goes first changes from slice to slice, and the first repeat warms up.
+    """
+    config = configuration(100, 1 / SLICES)
     work = open_workspace(config.model_dump_json())
     server = FederationServer(Fleet(InlineGrid(client_app.app, 100), config.model_dump_json(), 100), config, Quiet())
     network, generator = new_network(config, 10), torch.Generator().manual_seed(0)
     engine_s, bare_s = [], []
     for repeat in range(repeats + 1):
-        sides = {"engine": lambda number=repeat + 1: server.run_round(number), "bare": lambda: bare_round(work, network, range(100), generator)}
-        seconds = {}
-        for side in sorted(sides, reverse=bool(repeat % 2)):  # each goes first every other time
-            started = time.perf_counter()
-            done = sides[side]()
-            seconds[side] = time.perf_counter() - started
-            assert side == "bare" or done.train.num_samples == 100 * EPOCH_IMAGES, "both sides must see the same number of images"
+        seconds = {"engine": 0.0, "bare": 0.0}
+        for number in range(repeat * SLICES + 1, (repeat + 1) * SLICES + 1):
+            for side in ("engine", "bare") if number % 2 else ("bare", "engine"):
+                started = time.perf_counter()
+                if side == "engine":
+                    seen = server.run_round(number).train.num_samples
+                else:
+                    bare_round(work, network, choose_clients(config, number), generator)
+                seconds[side] += time.perf_counter() - started
+            assert seen == 100 // SLICES * EPOCH_IMAGES, "both sides must see the same number of images"
         engine, bare = seconds["engine"], seconds["bare"]
         if repeat:
             engine_s.append(engine)
