@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tardis_fl.errors import TardisError
+from tardis_fl.errors import ConfigError, TardisError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -33,6 +34,22 @@ def _errors_for_people() -> Iterator[None]:
     except TardisError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+
+
+def _imported(name: str) -> Callable[[], Any]:
+    """Imports a user's function, from the current folder too.
+
+    Raises:
+        ConfigError: There is no such module or function.
+    """
+    module_name, _, function = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--factory: got {name!r}; wanted MODULE:FUNCTION ({error})") from None
+    finally:
+        sys.path.pop(0)
 
 
 @app.command()
@@ -68,6 +85,65 @@ def validate(config_path: ConfigPath, overrides: Overrides = None) -> None:
     with _errors_for_people():
         config = load_config(config_path, overrides or [])
         print(f"{config_path}: valid ({config.name}: {config.federation.num_clients} clients, {config.federation.rounds} rounds, {len(config.tiers)} tiers)")
+
+
+@app.command()
+def describe(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    cuts: Annotated[bool, typer.Option("--cuts", help="List every place where model.cuts may cut the backbone, with what crosses there.")] = False,
+) -> None:
+    """Show what the configured network costs: parameters, multiply-accumulates and bytes, a segment at a time."""
+    from tardis_fl.config import load_config
+
+    with _errors_for_people():
+        config = load_config(config_path, overrides or [])
+        from tardis_fl.describe import describe as show
+
+        show(config, cuts=cuts)
+
+
+@app.command("export-onnx")
+def export_onnx(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model, such as runs/NAME/model.", show_default=False)],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Random images to compare the decisions of ONNX Runtime and PyTorch on.")] = 256,
+    factory: Annotated[str | None, typer.Option("--factory", metavar="MODULE:FUNCTION", help="Builds the model, where it is a converted one.")] = None,
+) -> None:
+    """Write each segment of a saved model as ONNX, and check that ONNX Runtime decides like PyTorch."""
+    with _errors_for_people():
+        import torch
+
+        from tardis_fl.deployment.artefacts import read_manifest
+        from tardis_fl.deployment.onnx_export import compare_onnx
+        from tardis_fl.deployment.onnx_export import export_onnx as export
+
+        build = _imported(factory) if factory else None
+        for path in export(folder, build):
+            print(path)
+        images = torch.randn(samples, *read_manifest(folder)["input_shape"], generator=torch.Generator().manual_seed(0))
+        found = compare_onnx(folder, images, build)
+        print(
+            f"{found.num_samples} random images: {found.num_samples - found.num_other_exit} leave at the same exit in ONNX Runtime and PyTorch "
+            f"({found.num_near_threshold} lie at a threshold); largest difference of a logit {found.max_difference:.1g}"
+        )
+
+
+@app.command("import-seed")
+def import_seed(
+    files: Annotated[list[Path], typer.Argument(metavar="MODEL_0 MODEL_1 ...", help="Files of TARDIS Early Exit, in order.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the saved model.", show_default=False)],
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Open these pickles, which can run any code.")] = False,
+) -> None:
+    """Turn models that TARDIS Early Exit saved with torch.save into a folder without pickle."""
+    with _errors_for_people():
+        from tardis_fl.deployment.artefacts import save_bundle
+        from tardis_fl.deployment.seed_models import import_seed_models
+
+        network, thresholds = import_seed_models(files, trust_pickle=trust_pickle)
+        save_bundle(output, network, thresholds)
+        print(
+            f"{output}: {len(network)} segments; load it with load_bundle({str(output)!r}, factory=...), whose factory builds an EarlyExitNetwork of these layers"
+        )
 
 
 @app.command()

@@ -56,7 +56,6 @@ class Screen:
         federation, data = config.federation, config.data
         names = [tier.name for tier in config.tiers]
         held, deeper = names[: federation.client_depth], names[federation.client_depth :]
-        image_bytes = dataset.train.image_bytes
         print_ = partial(self.console.print, soft_wrap=True)
         print_(f"\n[bold]{escape(config.name)}[/bold]  (seed {config.seed})")
         print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {escape(dataset.source)}")
@@ -66,15 +65,13 @@ class Screen:
         print_(f"  training    {federation.rounds} rounds; clients train {escape(' + '.join(held))}" + _server_text(federation.final_server_epochs, deeper))
         print_(f"  machine     {threads} thread{'s' if threads != 1 else ''}, training in {precision}")
         print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
-        table = Table("tier", "parameters", "of these exit", "MACs a sample", "hands on", title=f"network {config.model.backbone}", title_justify="left")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, cost in zip(names, costs, strict=True):
-            values = int(np.prod(cost.feature_shape))
-            shape = "x".join(map(str, cost.feature_shape))
-            hands_on = f"{shape} ({values:,} B as uint8, image {image_bytes:,} B)" if name != names[-1] else "logits"
-            table.add_row(escape(name), f"{cost.num_parameters:,}", f"{cost.num_exit_parameters:,}", f"{cost.macs:,}", hands_on)
-        print_(table)
+        from tardis_fl.early_exit.summary import summary_table
+
+        print_(
+            summary_table(
+                costs, names, input_values=dataset.train.image_bytes, title=f"network {config.model.backbone}", codecs=[config.deployment.feature_codec]
+            )
+        )
         print_(_partition_table(dataset.class_names, label_counts))
         for warning in warnings:
             print_(f"[bold yellow]warning:[/bold yellow] {escape(warning)}")

@@ -6,6 +6,7 @@ thresholds, replay, report.
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     from tardis_fl.config.consistency import without_effect
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
-    from tardis_fl.deployment.artefacts import save_model
+    from tardis_fl.deployment.artefacts import save_bundle
     from tardis_fl.deployment.baselines import baselines
     from tardis_fl.deployment.calibration import fit_temperatures
     from tardis_fl.deployment.escalation import Rule, deploy, replay
@@ -85,9 +86,12 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     trained = received.pop()
 
     screen.doing("calibrating and deploying")
+    plain, ensemble = (trained.fit, trained.calibrate), config.deployment.ensemble == "geometric"
+    if ensemble:
+        trained = replace(trained, fit=trained.fit.ensembled(), calibrate=trained.calibrate.ensembled())
     temperatures = fit_temperatures(trained.fit)
     choice = choose_thresholds(trained.calibrate, temperatures, config.deployment)
-    rule = Rule(config.deployment.policy, tuple(temperatures), choice.thresholds, config.deployment.feature_codec)
+    rule = Rule(config.deployment.policy, tuple(temperatures), choice.thresholds, config.deployment.feature_codec, ensemble)
 
     def test_images(rows: slice) -> torch.Tensor:
         return dataset.normalisation(torch.from_numpy(dataset.test.images[rows]))
@@ -95,23 +99,30 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     count, labels = len(dataset.test), np.asarray(dataset.test.labels)
     sample_ids, no_client = len(dataset.train) + np.arange(count), np.full(count, -1)
     logits = exit_logits(list(trained.network), test_images, count, transfer=transfer(rule.codec))
-    test = TestTable(logits, labels, sample_ids, no_client)
-    raw_image_logits = exit_logits(list(trained.network), test_images, count)[-1]
+    plain_test = TestTable(logits, labels, sample_ids, no_client)
+    raw_image = TestTable(exit_logits(list(trained.network), test_images, count), labels, sample_ids, no_client)
+    test = plain_test.ensembled() if ensemble else plain_test
+    raw_image = raw_image.ensembled() if ensemble else raw_image
 
     networks = deploy(trained.network, rule)
-    outcome = replay(networks, test_images, labels, codec=rule.codec, batch_size=config.deployment.batch_size)
+    outcome = replay(networks, test_images, labels, codec=rule.codec, batch_size=config.deployment.batch_size, ensemble=ensemble)
     rows = baselines(
-        test, outcome, boundary_bytes=boundary_bytes(costs, rule.codec), image_bytes=dataset.train.image_bytes,
-        raw_image_accuracy=float((raw_image_logits.argmax(1) == labels).mean()),
+        test, outcome, boundary_bytes=boundary_bytes(costs, config.deployment, dataset.num_classes), image_bytes=dataset.train.image_bytes,
+        raw_image_accuracy=raw_image.accuracies()[-1],
     )  # fmt: skip
 
     report = assemble(
         config, dataset, trained, costs, temperatures=temperatures, choice=choice, test=test, outcome=outcome,
         baselines=rows, label_counts=counts, warnings=warnings,
     )  # fmt: skip
-    run.write_exit_table([trained.fit, trained.calibrate, test])
-    build = {"name": config.model.backbone, "num_classes": dataset.num_classes, "width": config.model.width, "exit_hidden": config.model.exit_hidden}
-    save_model(folder / "model", trained.network, build=build, rule=rule, description={"tiers": tiers, "classes": list(dataset.class_names)})
+    run.write_exit_table([*plain, plain_test])
+    save_bundle(
+        folder / "model", trained.network, rule.thresholds, policy=rule.policy, temperatures=rule.temperatures, codec=rule.codec, ensemble=rule.ensemble,
+        description={
+            "tiers": tiers, "classes": list(dataset.class_names), "calibration": asdict(report.calibration),
+            "normalisation": {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)},
+        },
+    )  # fmt: skip
     run.write_reports(report.to_json(), render_markdown(report), render_html(report))
     screen.results(report, folder)
     return report

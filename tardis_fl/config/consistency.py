@@ -31,22 +31,7 @@ class Problem:
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
     """Yields the combinations of keys that can't work together."""
-    backbone = CATALOGUE[config.model.backbone]
     num_tiers = len(config.tiers)
-    if num_tiers != backbone.num_segments:
-        yield Problem(
-            "tiers",
-            f"{num_tiers} tiers",
-            f"the backbone {backbone.name!r} has {backbone.num_segments} segments and wants one tier for each",
-            ("model.backbone",),
-        )
-    if config.data.image_size < backbone.min_input_size:
-        yield Problem(
-            "data.image_size",
-            str(config.data.image_size),
-            f"the backbone {backbone.name!r} wants images of at least {backbone.min_input_size} pixels",
-            ("model.backbone",),
-        )
     names = [tier.name for tier in config.tiers]
     if len(set(names)) < len(names):
         yield Problem("tiers", ", ".join(names), "every tier wants a name of its own")
@@ -55,11 +40,28 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
         yield Problem("model.exit_weights", f"{len(weights)} weights", f"wanted one for each of the {num_tiers} exits", ("tiers",))
     if weights is not None and any(weight == 0 for weight in weights):
         yield Problem("model.exit_weights", str(weights), "every exit answers in deployment, so each weight must be above 0")
-    if _changed(config.model, "width") and not backbone.has_width:
-        yield Problem("model.width", str(config.model.width), f"has no effect with {backbone.name!r}; remove it", ("model.backbone",))
+    yield from _backbone(config, num_tiers)
     yield from _data(config)
     yield from _federation(config, num_tiers)
     yield from _deployment(config, num_tiers)
+
+
+def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
+    model, backbone = config.model, CATALOGUE[config.model.backbone]
+    cuts = backbone.cuts if model.cuts is None else model.cuts
+    problem_with_cuts = backbone.problem_with_cuts(cuts) if cuts else ("an empty list", "wanted a child's name or more, or null for the backbone's own cuts")
+    if problem_with_cuts:
+        yield Problem("model.cuts", *problem_with_cuts, ("model.backbone",))
+    if cuts and num_tiers != len(cuts) + 1:
+        has = f"the backbone {backbone.name!r} has" if model.cuts is None else "model.cuts makes"
+        yield Problem("tiers", f"{num_tiers} tiers", f"{has} {len(cuts) + 1} segments and wants one tier for each", ("model.backbone", "model.cuts"))
+    problem_with_size = backbone.problem_with_size(config.data.image_size)
+    if problem_with_size:
+        yield Problem("data.image_size", str(config.data.image_size), problem_with_size, ("model.backbone",))
+    has_effect = {"width": backbone.has_width, "norm": backbone.has_norm, "exit_hidden": not set(cuts) <= set(backbone.fixed_exits)}
+    for key in has_effect:
+        if not has_effect[key] and _changed(model, key):
+            yield Problem(f"model.{key}", str(getattr(model, key)), f"has no effect with {backbone.name!r}; remove it", ("model.backbone", "model.cuts"))
 
 
 def _changed(section: Section, key: str) -> bool:

@@ -79,10 +79,28 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network: one segment a tier, one exit a segment."""
 
-    backbone: Literal["small_resnet", "vgg19"] = "small_resnet"
-    """small_resnet: three residual segments for 32x32 images; vgg19: cut at features[:7] and features[7:17]."""
+    backbone: Literal[
+        "small_resnet",
+        "resnet8",
+        "resnet20",
+        "resnet56",
+        "vgg11",
+        "vgg11_bn",
+        "vgg16",
+        "vgg16_bn",
+        "vgg19",
+        "vgg19_bn",
+        "mobilenet_v2",
+        "vit_tiny",
+        "b_alexnet",
+    ] = "small_resnet"
+    """Network for small images: small_resnet is made for three tiers; the others are the forms for 32x32 images of those in papers."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from edge to cloud."""
+    norm: Literal["batch", "group"] = "batch"
+    """Norm layer; group has no running statistics that clients with skewed data could disagree on (small_resnet, resnet*, *_bn, mobilenet_v2)."""
+    cuts: list[str] | None = None
+    """Names of the children after which the network is cut, one fewer than tiers; null: the backbone's own."""
     exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
     """Hidden units in the head of the early exits, 0 for a single linear layer."""
     exit_weights: list[NonNegativeFloat] | None = None
@@ -156,6 +174,8 @@ class DeploymentConfig(Section):
 
     policy: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
     """Score in [0, 1] of an exit; the sample stays when score >= threshold."""
+    ensemble: Literal["none", "geometric"] = "none"
+    """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose class probabilities then cross with the features."""
     max_accuracy_drop: Fraction | None = None
     """Choose the threshold with the least offload whose accuracy on calibration data is at most this far below never exiting early; 0.01 is one point."""
     target_offload_rate: Fraction | None = None

@@ -25,9 +25,7 @@ def load_image_folder(root: Path, cache: Path, *, size: int) -> Dataset:
     for split in SPLITS:
         if not (root / split).is_dir():
             raise DataMissingError(f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root")
-    class_names = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
-    if len(class_names) < 2:
-        raise DataError(f"{root / 'train'}: got {len(class_names)} class folders; wanted at least 2")
+    class_names = class_folders(root)
     extra = sorted({path.name for path in (root / "test").iterdir() if path.is_dir()} - set(class_names))
     if extra:
         raise DataError(f"{root / 'test' / extra[0]}: this class has no folder below train/")
@@ -36,6 +34,21 @@ def load_image_folder(root: Path, cache: Path, *, size: int) -> Dataset:
     arrays = cached_arrays(cache, key_of("image_folder", size, content_hash), lambda: _decode(listing, size))
     train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)  # type: ignore[arg-type]
     return Dataset(root.name, f"image folders in {root}", tuple(class_names), train, test, synthetic=False, content_hash=content_hash)
+
+
+def class_folders(root: Path) -> list[str]:
+    """Lists the classes: the folders in root/train, in order.
+
+    Raises:
+        DataMissingError: There is no root/train.
+        DataError: There are fewer than two classes.
+    """
+    if not (root / "train").is_dir():
+        raise DataMissingError(f"{root / 'train'}: there is no such folder; wanted train/CLASS/* with images below data.root")
+    class_names = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    if len(class_names) < 2:
+        raise DataError(f"{root / 'train'}: got {len(class_names)} class folders; wanted at least 2")
+    return class_names
 
 
 def _list_files(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from tardis_fl.config.schema import Config, DataConfig
 from tardis_fl.data.cache import cache_folder
-from tardis_fl.data.cifar10 import DataMissingError, load_cifar10
-from tardis_fl.data.image_folder import load_image_folder
+from tardis_fl.data.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10
+from tardis_fl.data.image_folder import class_folders, load_image_folder
 from tardis_fl.data.images import Dataset, ImageSet
 from tardis_fl.data.synthetic import load_synthetic
 from tardis_fl.randomness import Purpose, numpy_generator
@@ -34,6 +34,17 @@ def load_dataset(config: Config) -> Dataset:
         train=_subset(dataset.train, config.data.max_train_samples, config.seed, 0),
         test=_subset(dataset.test, config.data.max_test_samples, config.seed, 1),
     )
+
+
+def count_classes(data: DataConfig) -> int:
+    """Returns the number of classes without reading an image.
+
+    Raises:
+        DataError: The image folders aren't there.
+    """
+    if data.dataset == "image_folder":
+        return len(class_folders(data_root(data)))
+    return len(CLASS_NAMES)
 
 
 def _load(data: DataConfig, cache: Path) -> Dataset:

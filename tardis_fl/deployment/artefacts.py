@@ -1,72 +1,247 @@
-"""The trained network on disk: one safetensors file a segment, and a manifest with their hashes. No pickle."""
+"""A network on disk: one safetensors file a segment, and a manifest with their hashes and how to decide. No pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+import tardis_fl
 from tardis_fl.atomic import write_bytes, write_json
-from tardis_fl.deployment.escalation import Rule
+from tardis_fl.codecs import BYTES_PER_VALUE
+from tardis_fl.deployment.escalation import Rule, deploy
+from tardis_fl.deployment.policies import POLICIES
 from tardis_fl.early_exit.backbones import build_network
-from tardis_fl.early_exit.network import EarlyExitNetwork
+from tardis_fl.early_exit.confidence import checked_threshold
+from tardis_fl.early_exit.conversion import convert
+from tardis_fl.early_exit.counting import segment_costs
+from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
+from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork
 from tardis_fl.errors import DataError
 
 FORMAT = "tardis_fl.model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
 
 
-def save_model(folder: Path, network: EarlyExitNetwork, *, build: dict[str, Any], rule: Rule, description: dict[str, Any]) -> None:
-    """Writes segments and manifest.
+@dataclass(frozen=True)
+class Bundle:
+    """A network with everything needed to deploy it.
+
+    Attributes:
+        network: In evaluation mode.
+        rule: Policy, temperatures, thresholds, codec and ensembling of its deployment.
+        manifest: All that was written beside it, such as tiers, classes, costs and the calibration record.
+    """
+
+    network: EarlyExitNetwork
+    rule: Rule
+    manifest: Mapping[str, Any]
+
+    def networks(self) -> list[SegmentedEarlyExitNetwork]:
+        """Returns the deployed segments, from the first tier on."""
+        return deploy(self.network, self.rule)
+
+
+def save_bundle(
+    path: str | Path, network: EarlyExitNetwork, thresholds: Sequence[float], *, policy: str = "max_softmax", temperatures: Sequence[float] | None = None,
+    codec: str = "float32", ensemble: bool = False, input_shape: Sequence[int] | None = None, description: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Writes a network and the rule of its deployment into a folder.
 
     Args:
-        folder: Made where it is missing.
-        network: The trained network.
-        build: Keyword arguments of `build_network` that rebuild it, with `name`.
-        rule: Policy, temperatures, thresholds and codec of its deployment.
-        description: Anything else to keep beside it, such as tiers and the calibration record.
-    """
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, segment in enumerate(network):
-        state = {name: tensor.contiguous() for name, tensor in segment.state_dict().items()}
-        blob = save(state)
-        write_bytes(folder / f"segment_{number}.safetensors", blob)
-        files.append({
-            "file": f"segment_{number}.safetensors", "sha256": hashlib.sha256(blob).hexdigest(),
-            "tensors": {name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")} for name, tensor in state.items()},
-        })  # fmt: skip
-    deployment = {"policy": rule.policy, "temperatures": rule.temperatures, "thresholds": rule.thresholds, "feature_codec": rule.codec}
-    write_json(
-        folder / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "build": build, "segments": files, "deployment": deployment, **description}
-    )
-
-
-def load_model(folder: str | Path) -> tuple[EarlyExitNetwork, Rule]:
-    """Rebuilds a saved network, in evaluation mode, with the rule of its deployment.
+        path: The folder, made where it is missing. The manifest is written last.
+        network: Registered, converted or made by hand; `load_bundle` says what each needs to come back.
+        thresholds: One for each exit but the last.
+        policy: Name of the score.
+        temperatures: One an exit; None: 1 for all.
+        codec: How features travel between tiers.
+        ensemble: As in `Rule`.
+        input_shape: Of one sample, for counts; None: what the network was built for, or no counts.
+        description: Anything else of what JSON can hold, such as tiers, classes and the calibration record.
 
     Raises:
-        DataError: A file is missing, was changed since it was written, or isn't of this format.
+        ValueError: Thresholds, temperatures, policy or codec don't fit.
     """
+    rule = _checked_rule(Rule(policy, tuple(temperatures or [1.0] * len(network)), tuple(thresholds), codec, ensemble), len(network))
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = tuple(input_shape) if input_shape is not None else _input_shape(network)
+    dtype = _dtype(network.recipe.options if network.recipe else {})
+    costs = segment_costs(network, shape, dtype) if shape is not None else [None] * len(network)
+    entries = []
+    for number, (segment, cost) in enumerate(zip(network, costs, strict=True)):
+        counts = {"num_parameters": cost.num_parameters, "macs": cost.macs, "feature_shape": list(cost.feature_shape)} if cost else {}
+        entries.append(_write_segment(folder, f"segment_{number}.safetensors", segment) | counts)
+    recipe = {"kind": network.recipe.kind, "options": dict(network.recipe.options)} if network.recipe else None
+    deployment = {
+        "policy": rule.policy, "temperatures": rule.temperatures, "thresholds": rule.thresholds, "feature_codec": rule.codec, "ensemble": rule.ensemble,
+    }  # fmt: skip
+    header = {"format": FORMAT, "version": FORMAT_VERSION, "made_by": {"tardis_fl": tardis_fl.__version__, "torch": torch.__version__}}
+    body = {"recipe": recipe, "input_shape": list(shape) if shape else None, "segments": entries, "deployment": deployment}
+    write_json(folder / MANIFEST, header | body | dict(description or {}))
+
+
+def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> Bundle:
+    """Reads a network back. Every file's hash is checked before its tensors are parsed.
+
+    A registered backbone is rebuilt from the manifest. A converted model is known to its user only: `factory` builds
+    it, and it is cut in the same places. For a network whose segments or exits were made by hand, `factory` returns an
+    `EarlyExitNetwork` of the same form.
+
+    Args:
+        path: The folder that `save_bundle` wrote.
+        factory: Builds the model, with any weights.
+
+    Raises:
+        DataError: A file is missing, damaged, tampered with, of another format or version, or the factory's model is another one.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    try:
+        blobs = [_checked_blob(folder, entry) for entry in manifest["segments"]]
+        deployment = manifest["deployment"]
+        rule = Rule(
+            deployment["policy"], tuple(deployment["temperatures"]), tuple(deployment["thresholds"]), deployment["feature_codec"], deployment["ensemble"]
+        )
+        _checked_rule(rule, len(blobs))
+        recipe = manifest["recipe"]
+        if recipe is not None and (recipe["kind"] not in ("registered", "converted") or not isinstance(recipe["options"], dict)):
+            raise ValueError(f"it knows no recipe of kind {recipe['kind']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / MANIFEST}: it isn't whole ({type(error).__name__}: {error}); restore the folder") from None
+    network = _rebuild(folder, recipe, factory)
+    if len(network) != len(blobs):
+        raise DataError(f"{folder}: the manifest has {len(blobs)} segments, the rebuilt network {len(network)}; was the factory or the folder changed?")
+    for number, (segment, blob) in enumerate(zip(network, blobs, strict=True)):
+        _load_segment(folder, number, segment, blob)
+    return Bundle(network.eval(), rule, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads a bundle's manifest.
+
+    Raises:
+        DataError: There is none, or it is of another format or version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"{folder}: not a complete saved model ({error.strerror}: {MANIFEST})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: it is no JSON ({error}); it may be cut off, so restore the folder") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path}: not a model of this program; wanted the format {FORMAT!r}")
+    if manifest.get("version") != FORMAT_VERSION:
+        raise DataError(f"{path}: not a model this version reads: got version {manifest.get('version')!r}, wanted {FORMAT_VERSION}; save it anew")
+    return manifest
+
+
+def sha256(blob: bytes) -> str:
+    """Returns the hash that manifests hold."""
+    return hashlib.sha256(blob).hexdigest()
+
+
+def _write_segment(folder: Path, name: str, segment: Segment) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in segment.state_dict().items()}
+    blob = save(state)
+    write_bytes(folder / name, blob)
+    return {"file": name, "sha256": sha256(blob), "tensors": {key: _describe(tensor) for key, tensor in state.items()}}
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def _checked_blob(folder: Path, entry: Mapping[str, Any]) -> bytes:
+    name = entry["file"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise DataError(f"{folder / MANIFEST}: it names the file {name!r}; wanted one in its own folder")
+    try:
+        blob = (folder / name).read_bytes()
+    except OSError as error:
+        raise DataError(f"{folder}: not a complete saved model ({error.strerror}: {name})") from None
+    if sha256(blob) != entry["sha256"]:
+        raise DataError(f"{folder / name}: its content isn't what the manifest was written for (cut off, damaged or changed); restore the file")
+    return blob
+
+
+def _load_segment(folder: Path, number: int, segment: Segment, blob: bytes) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = Path(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, FORMAT_VERSION):
-            raise DataError(f"{folder / 'manifest.json'}: not a model of this program (wanted the format {FORMAT}, version {FORMAT_VERSION})")
-        blobs = [(entry["file"], entry["sha256"], (folder / Path(entry["file"]).name).read_bytes()) for entry in manifest["segments"]]
-        deployment = manifest["deployment"]
-        rule = Rule(deployment["policy"], tuple(deployment["temperatures"]), tuple(deployment["thresholds"]), deployment["feature_codec"])
-        network = build_network(**manifest["build"], seed=0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a complete saved model ({error})") from None
-    for name, expected, blob in blobs:
-        if hashlib.sha256(blob).hexdigest() != expected:
-            raise DataError(f"{folder / name}: its content isn't what the manifest was written for; restore the file")
-    for segment, (_, _, blob) in zip(network, blobs, strict=True):
-        segment.load_state_dict(load(blob))
-    return network.eval(), rule
+        state = load(blob)
+    except SafetensorError as error:
+        raise DataError(f"{folder}: segment {number} is no safetensors file ({error})") from None
+    own = segment.state_dict()
+    for problem, names in (("lacks", own.keys() - state.keys()), ("has unknown", state.keys() - own.keys())):
+        if names:
+            raise DataError(
+                f"{folder}: segment {number} {problem} {', '.join(sorted(names)[:3])}; the network was rebuilt in another form than it was saved in"
+            )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise DataError(f"{folder}: segment {number}: {name} is {tuple(tensor.shape)}, the rebuilt network's is {tuple(own[name].shape)}")
+    segment.load_state_dict(state)
+
+
+def _rebuild(folder: Path, recipe: Mapping[str, Any] | None, factory: Callable[[], nn.Module] | None) -> EarlyExitNetwork:
+    if recipe is not None and recipe["kind"] == "registered":
+        try:
+            return build_network(**recipe["options"], seed=0)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{folder / MANIFEST}: its backbone can't be built ({error})") from None
+    if factory is None:
+        what = "is a converted model" if recipe else "was made by hand"
+        raise DataError(
+            f"{folder}: this network {what}, which the folder can't rebuild; pass factory=, a function that builds it (its weights are then loaded)"
+        )
+    model = factory()
+    if isinstance(model, EarlyExitNetwork):
+        return model
+    if recipe is None or recipe["options"].get("own_exits"):
+        raise DataError(
+            f"{folder}: its segments or exits were made by hand, so factory= must return an EarlyExitNetwork of the same form; got {type(model).__name__}"
+        )
+    options = recipe["options"]
+    try:
+        example = torch.zeros(1, *options["input_shape"], dtype=_dtype(options))
+        return convert(model, example, cuts=options["cuts"], exit_hidden=options["exit_hidden"], check=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}: the factory's {type(model).__name__} can't be cut as the saved model was: {error}") from None
+
+
+def _input_shape(network: EarlyExitNetwork) -> tuple[int, ...] | None:
+    if network.recipe is None:
+        return None
+    options = network.recipe.options
+    return tuple(options["input_shape"]) if "input_shape" in options else (3, options["image_size"], options["image_size"])
+
+
+def _dtype(options: Mapping[str, Any]) -> torch.dtype:
+    return torch.int64 if options.get("input_dtype") == "int64" else torch.float32
+
+
+def _checked_rule(rule: Rule, num_exits: int) -> Rule:
+    """Raises ValueError where a rule doesn't fit a number of exits."""
+    if len(rule.thresholds) != num_exits - 1:
+        raise ValueError(f"thresholds: got {len(rule.thresholds)} for {num_exits} exits; wanted {num_exits - 1}, one for each but the last")
+    for number, threshold in enumerate(rule.thresholds):
+        checked_threshold(threshold, f"thresholds[{number}]")
+    if len(rule.temperatures) != num_exits or not all(math.isfinite(value) and value > 0 for value in rule.temperatures):
+        raise ValueError(f"temperatures: got {list(rule.temperatures)} for {num_exits} exits; wanted one above 0 an exit")
+    for name, value, known in (("policy", rule.policy, POLICIES), ("codec", rule.codec, BYTES_PER_VALUE)):
+        if value not in known:
+            raise ValueError(f"{name}: got {value!r}; wanted one of {', '.join(known)}")
+    return rule

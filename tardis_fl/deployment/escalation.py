@@ -26,12 +26,14 @@ class Rule:
         temperatures: One an exit.
         thresholds: One for each tier but the last.
         codec: How features travel between tiers.
+        ensemble: Whether an exit answers by the geometric mean of itself and the shallower ones.
     """
 
     policy: str
     temperatures: tuple[float, ...]
     thresholds: tuple[float, ...]
     codec: str
+    ensemble: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ class Outcome:
 
 
 def deploy(network: EarlyExitNetwork, rule: Rule) -> list[SegmentedEarlyExitNetwork]:
-    """Puts the rule on each segment; the last one answers always."""
+    """Puts the rule on each segment, without copying it; the last one answers always."""
+    thresholds = [*rule.thresholds, None]
     return [
-        SegmentedEarlyExitNetwork(segment, partial(_score, policy=rule.policy, temperature=temperature), threshold)
-        for segment, temperature, threshold in zip(network, rule.temperatures, (*rule.thresholds, None), strict=True)
+        SegmentedEarlyExitNetwork(segment.body, segment.exit, threshold, score=partial(_score, policy=rule.policy, temperature=temperature))
+        for segment, temperature, threshold in zip(network, rule.temperatures, thresholds, strict=True)
     ]
 
 
@@ -80,8 +83,9 @@ def _score(logits: Tensor, *, policy: str, temperature: float) -> Tensor:
 
 
 def replay(
-    networks: Sequence[SegmentedEarlyExitNetwork], inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], *, codec: str, batch_size: int
-) -> Outcome:
+    networks: Sequence[SegmentedEarlyExitNetwork], inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], *,
+    codec: str, batch_size: int, ensemble: bool = False,
+) -> Outcome:  # fmt: skip
     """Sends samples through the deployed segments, each decided by itself, in vectorised batches.
 
     Args:
@@ -90,11 +94,12 @@ def replay(
         labels: (N,).
         codec: How features travel between tiers.
         batch_size: Samples at a time.
+        ensemble: As in `Rule`.
     """
     exits, correct = [], []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))
-        logits, answered_by = escalate(networks, inputs(rows), transfer=transfer(codec))
+        logits, answered_by = escalate(networks, inputs(rows), transfer=transfer(codec), ensemble=ensemble)
         exits.append(answered_by)
         correct.append(logits.argmax(1) == torch.from_numpy(labels[rows]))
     return Outcome(torch.cat(exits).numpy(), torch.cat(correct).numpy(), len(networks))

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from tardis_fl.config.schema import DeploymentConfig
 from tardis_fl.deployment.policies import table_scores
+from tardis_fl.early_exit.confidence import NEVER_EXIT
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable
 
 NEVER_ESCALATE = 0.0  # every score is at least 0
-NEVER_EXIT = 1.01  # no score is above 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def choose_thresholds(table: CalibrationTable, temperatures: list[float], deploy
         raise TypeError(f"thresholds are chosen on the calibrate role only, got a table of the role {table.role!r}")
     full = table.accuracies()[-1]
     if deployment.thresholds is not None:
-        fixed = tuple(deployment.thresholds)
+        fixed = tuple(min(threshold, NEVER_EXIT) for threshold in deployment.thresholds)
         exits = decide(table, deployment.policy, temperatures, fixed)
         right = table.correct()[exits, np.arange(len(table))]
         return Choice(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.early_exit.network import Segment
+from tardis_fl.early_exit.ensemble import Ensemble, ensemble_logits
+from tardis_fl.early_exit.loading import check_labels, labelled_batches
+from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class ExitTable:
     def accuracies(self) -> list[float]:
         """Returns each exit's share of right answers over all samples."""
         return [float(value) for value in self.correct().mean(axis=1)]
+
+    def ensembled(self) -> Self:
+        """Returns the table in which every exit answers by the geometric mean of itself and all shallower ones."""
+        return replace(self, logits=ensemble_logits(self.logits))
 
     @classmethod
     def concatenate(cls, tables: Sequence[Self]) -> Self:
@@ -113,3 +119,42 @@ def exit_logits(
     """Returns the logits (exits, count, classes) of `evaluate_batches`."""
     batches = evaluate_batches(segments, inputs, count, transfer=transfer, batch_size=batch_size)
     return torch.cat([logits for logits, _ in batches], dim=1).numpy()
+
+
+def test_all_exits_accuracy(
+    eenet: EarlyExitNetwork, loader: Iterable, device: torch.device | str | None = None, *, ensemble: bool = False
+) -> tuple[list[int], int]:
+    """Counts the right answers of every exit, in evaluation mode.
+
+    Args:
+        eenet: The network; it is moved to the device, and left in the mode it was in.
+        loader: Gives batches of images and labels (B,).
+        device: Where to compute; None: a GPU where there is one.
+        ensemble: Each exit answers by the geometric mean of itself and all shallower ones.
+
+    Returns:
+        Right answers of each exit, from shallow to deep, and the number of samples.
+
+    Raises:
+        ValueError: The loader is empty, or a label is out of range.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    was_training = eenet.training
+    eenet.to(device).eval()
+    correct, total = torch.zeros(len(eenet), dtype=torch.int64, device=device), 0
+    try:
+        with torch.no_grad():
+            for images, labels in labelled_batches(loader, device, batch_size=None):
+                logits = eenet(images)
+                check_labels(labels, logits.shape[-1])
+                if ensemble:
+                    so_far = Ensemble()
+                    logits = torch.stack([so_far.add(rows) for rows in logits.unbind(1)], dim=1)
+                correct += (logits.argmax(-1) == labels[:, None]).sum(0)
+                total += len(labels)
+    finally:
+        eenet.train(was_training)
+    return correct.tolist(), total
+
+
+test_all_exits_accuracy.__test__ = False  # type: ignore[attr-defined]  # pytest takes the name for a test

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,24 +29,46 @@ class Segment(nn.Module):
         return features, self.exit(features)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How to build the segments of a network again, before its weights are loaded.
+
+    Attributes:
+        kind: registered: by `build_network`; converted: by `convert`, from a model that only its user can build.
+        options: Keyword arguments, of what JSON can hold; among them `cuts`, by name.
+    """
+
+    kind: Literal["registered", "converted"]
+    options: Mapping[str, Any]
+
+
 class EarlyExitNetwork(nn.Module):
     """A network cut into segments, each with an exit.
 
+    The modules are taken as they are, not copied: training this network trains them. In all of them but the first
+    body, modules with an `inplace` flag lose it, since an exit and the next segment read the same features.
+
     Args:
         core_net: The bodies of the segments, in order.
-        exits: One exit a segment; one fewer where the last body already ends in logits.
+        exits: One exit a segment; one fewer where the last body already ends in logits and so is the last exit.
 
     Raises:
         ValueError: If the numbers of bodies and exits don't fit.
     """
 
-    def __init__(self, core_net: nn.Sequential, exits: nn.ModuleList) -> None:
+    def __init__(self, core_net: nn.Sequential | Iterable[nn.Module], exits: nn.ModuleList | Iterable[nn.Module]) -> None:
         super().__init__()
-        missing = len(core_net) - len(exits)
-        if len(core_net) == 0 or missing not in (0, 1):
-            raise ValueError(f"got {len(core_net)} bodies and {len(exits)} exits; wanted one exit a body, or one fewer where the last body ends in logits")
-        heads = [*exits, *[nn.Identity()] * missing]
-        self.segments = nn.ModuleList(Segment(body, head) for body, head in zip(core_net, heads, strict=True))
+        bodies, heads = list(core_net), list(exits)
+        missing = len(bodies) - len(heads)
+        if not bodies or missing not in (0, 1):
+            raise ValueError(f"got {len(bodies)} bodies and {len(heads)} exits; wanted one exit a body, or one fewer where the last body ends in logits")
+        for part in [*bodies[1:], *heads]:
+            for module in part.modules():
+                if getattr(module, "inplace", False) is True:
+                    module.inplace = False
+        heads += [nn.Identity() for _ in range(missing)]
+        self.segments = nn.ModuleList(Segment(body, head) for body, head in zip(bodies, heads, strict=True))
+        self.recipe: Recipe | None = None
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -52,31 +76,70 @@ class EarlyExitNetwork(nn.Module):
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)  # type: ignore[arg-type]
 
+    @property
+    def cuts(self) -> tuple[str, ...] | None:
+        """Where a whole network was cut to make this one; None where its segments were made by hand."""
+        return tuple(self.recipe.options["cuts"]) if self.recipe else None
+
+    @property
+    def exits(self) -> nn.ModuleList:
+        """The exits in order; where the last body ends in logits it is itself the last exit, as in TARDIS Early Exit."""
+        return _View(segment.body if isinstance(segment.exit, nn.Identity) else segment.exit for segment in self)
+
+    @property
+    def network(self) -> nn.ModuleList:
+        """The bodies that exits sit on, without a last body that is itself an exit, as in TARDIS Early Exit."""
+        return _View(segment.body for segment in self if not isinstance(segment.exit, nn.Identity))
+
     def forward(self, x: Tensor, exit_chosen: int | None = None) -> Tensor:
         """Computes exits.
 
         Args:
-            x: Images (B, C, H, W).
+            x: Images (B, C, H, W), or whatever the first body takes.
             exit_chosen: Compute only this exit, and no segment beyond it.
 
         Returns:
-            Logits of all exits (exits, B, classes), or of one (B, classes).
+            Logits of all exits (B, exits, classes), or of one (B, classes).
 
         Raises:
-            ValueError: If there is no exit of this number.
+            ValueError: If there is no exit of this number, or an exit can't take its features.
         """
         if exit_chosen is not None and not 0 <= exit_chosen < len(self):
             raise ValueError(f"exit_chosen: got {exit_chosen}, the network has the exits 0 to {len(self) - 1}")
-        all_logits = []
+        all_logits: list[Tensor] = []
         for number, segment in enumerate(self):
-            if exit_chosen is None:
-                x, logits = segment(x)
-                all_logits.append(logits)
-                continue
             x = segment.body(x)
+            if exit_chosen is None or number == exit_chosen:
+                all_logits.append(_exit_logits(segment.exit, x, number, all_logits))
             if number == exit_chosen:
-                return segment.exit(x)
-        return torch.stack(all_logits)
+                return all_logits[0]
+        return torch.stack(all_logits, dim=1)
+
+
+class _View(nn.ModuleList):
+    """Modules of a network in the order of their segments; what is put into it would not reach the network."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError("this list only shows the network's modules; replace an exit with network.segments[number].exit = ...")
+
+    __setitem__ = __delitem__ = insert = append = _refuse
+
+
+def _exit_logits(exit: nn.Module, features: Tensor, number: int, shallower: Sequence[Tensor]) -> Tensor:
+    """Runs an exit and checks that it fits the features and the exits before it."""
+    try:
+        logits = exit(features)
+    except RuntimeError as error:
+        raise ValueError(f"exit {number} can't take the features of its segment, of shape {_shape(features)}: {str(error).splitlines()[0]}") from error
+    if logits.dim() != 2 or len(logits) != len(features):
+        raise ValueError(f"exit {number}: got logits of shape {_shape(logits)} for features of shape {_shape(features)}; wanted ({len(features)}, classes)")
+    if shallower and logits.shape != shallower[0].shape:
+        raise ValueError(f"exit {number}: got {logits.shape[1]} classes, exit 0 has {shallower[0].shape[1]}; all exits want the same classes")
+    return logits
+
+
+def _shape(tensor: Tensor) -> str:
+    return "(" + ", ".join(map(str, tensor.shape)) + ")"
 
 
 def segments_loss(segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:

@@ -61,7 +61,8 @@ def open_workspace(config_json: str) -> Workspace:
 
 def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
     """Builds the configured network with the initial weights of the run's seed."""
+    model = config.model
     return build_network(
-        config.model.backbone, num_classes=num_classes, width=config.model.width, exit_hidden=config.model.exit_hidden,
-        seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
+        model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=config.data.image_size,
+        exit_hidden=model.exit_hidden, cuts=model.cuts, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
     )  # fmt: skip

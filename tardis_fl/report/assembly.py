@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.codecs import sample_bytes
-from tardis_fl.config.schema import Config
+from tardis_fl.config.schema import Config, DeploymentConfig
 from tardis_fl.data.images import Dataset
 from tardis_fl.deployment.baselines import Baseline, mean_bytes
 from tardis_fl.deployment.calibration import auroc, expected_calibration_error
@@ -25,9 +25,10 @@ from tardis_fl.report import results
 CURVE_POINTS = 200
 
 
-def boundary_bytes(costs: Sequence[SegmentCost], codec: str) -> list[int]:
-    """Returns the bytes that one sample's features take over each boundary."""
-    return [sample_bytes(cost.feature_shape, codec) for cost in costs[:-1]]
+def boundary_bytes(costs: Sequence[SegmentCost], deployment: DeploymentConfig, num_classes: int) -> list[int]:
+    """Returns the bytes that one sample takes over each boundary: its features, and for an ensemble what the exits before said."""
+    said = sample_bytes((num_classes,), "float32") if deployment.ensemble == "geometric" else 0
+    return [sample_bytes(cost.feature_shape, deployment.feature_codec) + said for cost in costs[:-1]]
 
 
 def assemble(
@@ -39,6 +40,7 @@ def assemble(
     names = [tier.name for tier in config.tiers]
     deployment, ledger = config.deployment, trained.ledger
     history = _accuracies(trained.rounds)
+    sizes = boundary_bytes(costs, deployment, dataset.num_classes)
     return results.Report(
         name=config.name,
         seed=config.seed,
@@ -50,9 +52,9 @@ def assemble(
         exits=_exits(names, costs, deployment.policy, temperatures, test),
         boundaries=[
             results.BoundaryResult(sender, receiver, list(cost.feature_shape), deployment.feature_codec, size)
-            for sender, receiver, cost, size in zip(names, names[1:], costs, boundary_bytes(costs, deployment.feature_codec), strict=False)
+            for sender, receiver, cost, size in zip(names, names[1:], costs, sizes, strict=False)
         ],
-        operating_point=_operating_point(deployment.policy, choice, outcome, costs, deployment.feature_codec),
+        operating_point=_operating_point(deployment.policy, choice, outcome, costs, sizes),
         calibration=results.CalibrationResult(choice.target, choice.num_samples, choice.accuracy, choice.offload_rate, choice.full_accuracy),
         certificate=None,
         baselines={name: results.BaselineResult(**asdict(row)) for name, row in baselines.items()},
@@ -66,7 +68,7 @@ def assemble(
         best_round=max(history, key=lambda record: record.validation_accuracy[-1], default=None),
         history=history,
         final_epochs=_accuracies(trained.final_epochs),
-        threshold_sweeps=[_sweep(table, deployment.policy, temperatures, boundary_bytes(costs, deployment.feature_codec)) for table in (trained.calibrate, test)],
+        threshold_sweeps=[_sweep(table, deployment.policy, temperatures, sizes) for table in (trained.calibrate, test)],
         tiers=[
             results.TierResult(name, int((outcome.exits == number).sum()), int(outcome.correct[outcome.exits == number].sum()))
             for number, name in enumerate(names)
@@ -99,7 +101,7 @@ def _exits(names: Sequence[str], costs: Sequence[SegmentCost], policy: str, temp
     ]  # fmt: skip
 
 
-def _operating_point(policy: str, choice: Choice, outcome: Outcome, costs: Sequence[SegmentCost], codec: str) -> results.OperatingPoint:
+def _operating_point(policy: str, choice: Choice, outcome: Outcome, costs: Sequence[SegmentCost], sizes: list[int]) -> results.OperatingPoint:
     count, crossings = len(outcome), outcome.crossings
     reached = [count, *crossings]
     macs_up_to = np.cumsum([cost.macs for cost in costs])
@@ -113,7 +115,7 @@ def _operating_point(policy: str, choice: Choice, outcome: Outcome, costs: Seque
         offload_rate=crossings[0] / count if crossings else 0.0,
         escalation_rates=[crossing / count for crossing in crossings],
         conditional_escalation_rates=[crossing / arrived if arrived else None for crossing, arrived in zip(crossings, reached, strict=False)],
-        bytes_per_sample=mean_bytes(outcome.exits, boundary_bytes(costs, codec)),
+        bytes_per_sample=mean_bytes(outcome.exits, sizes),
         macs_per_sample=float(macs_up_to[outcome.exits].mean()),
         device_macs_per_sample=float(costs[0].macs),
         latency_ms=None,

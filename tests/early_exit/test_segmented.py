@@ -87,7 +87,7 @@ def test_offload_falls_as_the_threshold_falls_and_counts_add_up(network):
 
 def test_deeper_segments_see_only_what_reaches_them(network):
     networks, seen = deploy(network, rule_for(network, "max_softmax")), []
-    hooks = [segment.register_forward_pre_hook(lambda _, inputs, k=k: seen.append((k, len(inputs[0])))) for k, segment in enumerate(network)]
+    hooks = [segment.body.register_forward_pre_hook(lambda _, inputs, k=k: seen.append((k, len(inputs[0])))) for k, segment in enumerate(network)]
     _, exits = escalate(networks, IMAGES)
     for hook in hooks:
         hook.remove()
@@ -98,7 +98,7 @@ def test_deeper_segments_see_only_what_reaches_them(network):
 def test_a_users_own_score_works(network):
     from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork
 
-    networks = [SegmentedEarlyExitNetwork(segment, lambda logits: (logits.argmax(1) == 3).float(), 0.5) for segment in list(network)[:2]]
-    networks.append(SegmentedEarlyExitNetwork(network.segments[2], partial(score, "margin"), None))
+    networks = [SegmentedEarlyExitNetwork(segment.body, segment.exit, 0.5, lambda logits: (logits.argmax(0) == 3).float()) for segment in list(network)[:2]]
+    networks.append(SegmentedEarlyExitNetwork(network.segments[2].body, network.segments[2].exit, None, score=partial(score, "margin")))
     answers, exits = escalate(networks, IMAGES)
     assert (answers.argmax(1)[exits < 2] == 3).all()

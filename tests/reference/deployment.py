@@ -16,7 +16,8 @@ def one_by_one(networks, images, transfer=None):
         with torch.no_grad():
             for number, network in enumerate(networks):
                 network.eval()
-                x, logits = network.segment(x)
+                x = network.network(x)
+                logits = network.exit(x)
                 if network.threshold is None or float(network.score(logits)[0]) >= network.threshold:
                     break
                 if transfer:

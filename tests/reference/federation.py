@@ -29,7 +29,7 @@ def plain_sgd(network, images, labels, *, normalisation, epochs, batch_size, lea
             batch = crop_and_flip(images[rows], generator) if augment else images[rows]
             logits = network(normalisation(batch))
             loss = torch.zeros(())
-            for exit_logits in logits:
+            for exit_logits in logits.unbind(1):
                 loss = loss + 1.0 * torch.nn.functional.cross_entropy(exit_logits, labels[rows])
             optimizer.zero_grad()
             loss.backward()
