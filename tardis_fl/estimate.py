@@ -76,7 +76,9 @@ def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[in
     forward_seconds = _seconds_per_sample(len(images), forward)
     server = 0.0
     if deeper:
-        features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:]).contiguous(memory_format=torch.channels_last)
+        features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:])
+        if features.dim() == 4:
+            features = features.contiguous(memory_format=torch.channels_last)
         server = _seconds_per_sample(len(features), lambda: _step(deeper, features, precision))
     return {"train": train, "features": forward_seconds, "server": server, "evaluate": PASSES_OVER_HELD_OUT * (forward_seconds + server / 3)}
 

@@ -72,12 +72,10 @@ def test_duplicate_keys_are_named_with_their_lines():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("tiers=[{name: a}, {name: b}]", "tiers: got 2 tiers; the backbone 'small_resnet' has 3 segments and wants one tier for each"),
         ("federation.client_depth=4", "federation.client_depth: got 4; the network has 3 segments; wanted 1 to 3"),
         ("model.exit_weights=[1, 1]", "model.exit_weights: got 2 weights; wanted one for each of the 3 exits"),
         ("data.fit_fraction=0.9", "data.fit_fraction: got 0.9 beside data.calibration_fraction 0.2; their sum must stay below 1"),
         ("data.partition.alpha=0.3", "data.partition.alpha: got 0.3; has no effect with the scheme 'iid'"),
-        ("model.backbone=vgg19", "model.width: got 4; has no effect with 'vgg19'"),
         ("deployment.thresholds=[.inf, 1]", "deployment.thresholds.0: got inf; wanted a finite number"),
         ("data.image_size=8", "data.image_size: got 8; the backbone 'small_resnet' wants images of at least 16 pixels"),
         ("name=2024-13-45", "--set name: got '2024-13-45'; wanted a YAML value"),

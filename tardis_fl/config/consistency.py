@@ -48,20 +48,19 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
 
 def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
     model, backbone = config.model, CATALOGUE[config.model.backbone]
-    cuts = backbone.cuts if model.cuts is None else model.cuts
-    problem_with_cuts = backbone.problem_with_cuts(cuts) if cuts else ("an empty list", "wanted a child's name or more, or null for the backbone's own cuts")
-    if problem_with_cuts:
-        yield Problem("model.cuts", *problem_with_cuts, ("model.backbone",))
-    if cuts and num_tiers != len(cuts) + 1:
-        has = f"the backbone {backbone.name!r} has" if model.cuts is None else "model.cuts makes"
-        yield Problem("tiers", f"{num_tiers} tiers", f"{has} {len(cuts) + 1} segments and wants one tier for each", ("model.backbone", "model.cuts"))
+    if model.cuts is not None:
+        problem_with_cuts = backbone.problem_with_cuts(model.cuts)
+        if problem_with_cuts:
+            yield Problem("model.cuts", *problem_with_cuts, ("model.backbone",))
+        if num_tiers != len(model.cuts) + 1:
+            yield Problem("tiers", f"{num_tiers} tiers", f"model.cuts makes {len(model.cuts) + 1} segments and wants one tier for each", ("model.cuts",))
+    if num_tiers < 2:
+        yield Problem("tiers", f"{num_tiers} tiers", "wanted two or more: where would a sample escalate to?")
+    elif model.cuts is None and num_tiers > len(backbone.children) + 1:
+        yield Problem("tiers", f"{num_tiers} tiers", f"the backbone {backbone.name!r} has {len(backbone.children)} places to cut it", ("model.backbone",))
     problem_with_size = backbone.problem_with_size(config.data.image_size)
     if problem_with_size:
         yield Problem("data.image_size", str(config.data.image_size), problem_with_size, ("model.backbone",))
-    has_effect = {"width": backbone.has_width, "norm": backbone.has_norm, "exit_hidden": not set(cuts) <= set(backbone.fixed_exits)}
-    for key in has_effect:
-        if not has_effect[key] and _changed(model, key):
-            yield Problem(f"model.{key}", str(getattr(model, key)), f"has no effect with {backbone.name!r}; remove it", ("model.backbone", "model.cuts"))
 
 
 def _changed(section: Section, key: str) -> bool:
@@ -120,7 +119,12 @@ def _federation(config: Config, num_tiers: int) -> Iterator[Problem]:
 
 def without_effect(config: Config) -> Iterator[str]:
     """Yields a warning for each setting that was changed and does nothing in this configuration."""
-    federation, data = config.federation, config.data
+    federation, data, model = config.federation, config.data, config.model
+    backbone = CATALOGUE[model.backbone]
+    adaptive_exits = not set(model.cuts or backbone.cuts) <= set(backbone.fixed_exits)
+    for key, has_effect in (("width", backbone.has_width), ("norm", backbone.has_norm), ("exit_hidden", adaptive_exits)):
+        if not has_effect and _changed(model, key):
+            yield f"model.{key} had no effect with the backbone {backbone.name!r}"
     server_keys = ("server_epochs", "final_server_epochs", "server", "feature_codec", "feature_fraction", "final_feature_views")
     if federation.client_depth == config.num_segments:
         ignored = [f"federation.{key}" for key in server_keys if _changed(federation, key)]

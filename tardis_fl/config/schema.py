@@ -100,7 +100,7 @@ class ModelConfig(Section):
     norm: Literal["batch", "group"] = "batch"
     """Norm layer; group has no running statistics that clients with skewed data could disagree on (small_resnet, resnet*, *_bn, mobilenet_v2)."""
     cuts: list[str] | None = None
-    """Names of the children after which the network is cut, one fewer than tiers; null: the backbone's own."""
+    """Names of the children after which the network is cut, one fewer than tiers (`describe --cuts` lists them); null: the backbone's own for three tiers, else those nearest to equal shares of its multiply-accumulates."""
     exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
     """Hidden units in the head of the early exits, 0 for a single linear layer."""
     exit_weights: list[NonNegativeFloat] | None = None

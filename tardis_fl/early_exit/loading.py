@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 EMPTY_LOADER = "the loader is empty: it gave no batch (is its data set empty, or drop_last set with fewer samples than a batch?)"
 
@@ -26,7 +26,11 @@ def labelled_batches(samples: Any, device: torch.device, batch_size: int | None)
     is_dataset = batch_size is not None and hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
     if is_dataset and len(samples) == 0:
         raise ValueError("the data set is empty: there are no samples to test with")
-    loader: Iterable[Any] = DataLoader(samples, batch_size=batch_size) if is_dataset else samples
+    loader: Iterable[Any] = samples
+    if is_dataset and isinstance(samples, TensorDataset):  # already in memory: slices, instead of collating sample by sample
+        loader = (samples[start : start + batch_size] for start in range(0, len(samples), batch_size))
+    elif is_dataset:
+        loader = DataLoader(samples, batch_size=batch_size)
     empty = True
     for images, labels in loader:
         empty = False

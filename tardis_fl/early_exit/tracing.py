@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 PROFILED_BATCH = 3  # a size that few other dimensions have, so that a leading dimension of 3 is the batch
@@ -244,11 +245,12 @@ def _without_data(runner: nn.Module, model: nn.Module, example_input: Tensor) ->
 
 @contextmanager
 def countable_attention() -> Iterator[None]:
-    """Keeps `nn.MultiheadAttention` off its fused path for inference, into which PyTorch's FLOP counter doesn't see."""
+    """Keeps attention off its fused paths for inference, into which PyTorch's FLOP counter doesn't see."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel([SDPBackend.MATH]):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 

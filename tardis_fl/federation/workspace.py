@@ -64,5 +64,5 @@ def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
     model = config.model
     return build_network(
         model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=config.data.image_size,
-        exit_hidden=model.exit_hidden, cuts=model.cuts, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
+        exit_hidden=model.exit_hidden, cuts=model.cuts, num_segments=config.num_segments, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
     )  # fmt: skip

@@ -52,3 +52,28 @@ def expected_calibration_error(confidence, correct, num_bins):
         if inside:
             total += len(inside) / len(confidence) * abs(np.mean([confidence[i] for i in inside]) - np.mean([correct[i] for i in inside]))
     return total
+
+
+def seed_test_networks(networks, dataset):
+    """The loop of TARDIS Early Exit: one sample at a time through segments of a batch of one, until one is confident.
+
+    Returns accuracy, statistics by exit, and the exit of each sample. It says `>` where this project says `>=`.
+    """
+    softmax = torch.nn.Softmax(dim=0)
+    statistics = {number: {"correct": 0, "total": 0} for number in range(len(networks))}
+    exits, correct = [], 0
+    with torch.no_grad():
+        for image, label in dataset:
+            tensor = image
+            for number, network in enumerate(networks):
+                features = network.network(tensor.unsqueeze(0))
+                logits = (features if network.exit is None else network.exit(features)).squeeze(0)
+                if network.threshold is None or softmax(logits).max() > network.threshold:
+                    break
+                tensor = features.squeeze(0)
+            exits.append(number)
+            statistics[number]["total"] += 1
+            if torch.argmax(logits) == label:
+                correct += 1
+                statistics[number]["correct"] += 1
+    return correct / len(dataset), statistics, exits

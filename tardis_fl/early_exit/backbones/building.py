@@ -13,6 +13,7 @@ from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
 from tardis_fl.early_exit.backbones.layers import Norm, named
 from tardis_fl.early_exit.backbones.registry import BUILDERS
 from tardis_fl.early_exit.catalogue import CATALOGUE, BackboneInfo
+from tardis_fl.early_exit.cuts import candidate_cuts, choose_cuts
 from tardis_fl.early_exit.exits import adaptive_exit
 from tardis_fl.early_exit.network import EarlyExitNetwork, Recipe
 
@@ -54,6 +55,7 @@ def build_network(
     image_size: int = 32,
     exit_hidden: int = 64,
     cuts: Sequence[str] | None = None,
+    num_segments: int | None = None,
     seed: int,
 ) -> EarlyExitNetwork:
     """Builds a registered network, cut into segments.
@@ -68,7 +70,9 @@ def build_network(
         norm: The norm layer, where the backbone has one to choose.
         image_size: Side of the square RGB images in pixels.
         exit_hidden: Hidden units of the early exits, 0 for none.
-        cuts: Children after which a segment ends, in order; None: the catalogue's.
+        cuts: Children after which a segment ends, in order; None: the catalogue's, if they make as many segments as wanted,
+            else those nearest to equal shares of the multiply-accumulates.
+        num_segments: How many segments to make, where `cuts` doesn't say; None: as many as the catalogue's cuts make.
         seed: The initial weights follow from it; the global generator is left as it was.
 
     Returns:
@@ -78,15 +82,16 @@ def build_network(
         ValueError: There is no such backbone, it can't take images of this size, or it can't be cut so.
     """
     info = _known(name, image_size)
-    cuts = info.cuts if cuts is None else cuts
-    problem = info.problem_with_cuts(cuts)
-    if problem:
+    if cuts is not None and (problem := info.problem_with_cuts(cuts)):
         got, wanted = problem
         raise ValueError(f"cuts: got {got}; {wanted}")
     options = BackboneOptions(num_classes, width=width, norm=norm, image_size=image_size, exit_hidden=exit_hidden)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _cut(BUILDERS[name](options), cuts, options)
+        backbone = BUILDERS[name](options)
+        if cuts is None:
+            cuts = info.cuts if num_segments in (None, info.num_segments) else _equal_cuts(backbone, info, num_segments, image_size)
+        network = _cut(backbone, cuts, options)
     network.recipe = Recipe("registered", {"name": name, "cuts": list(cuts), **asdict(options)})
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -100,6 +105,11 @@ def _known(name: str, image_size: int) -> BackboneInfo:
     if problem:
         raise ValueError(f"image_size: got {image_size}; {problem}")
     return CATALOGUE[name]
+
+
+def _equal_cuts(backbone: Backbone, info: BackboneInfo, num_segments: int, image_size: int) -> list[str]:
+    places = [cut for cut in candidate_cuts(backbone.network, torch.zeros(1, 3, image_size, image_size)) if cut.name in info.children]
+    return [cut.name for cut in choose_cuts(places, num_segments)]
 
 
 def _cut(backbone: Backbone, cuts: Sequence[str], options: BackboneOptions) -> EarlyExitNetwork:

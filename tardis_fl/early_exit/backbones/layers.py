@@ -37,11 +37,6 @@ def activated_convolution(channels_in: int, channels_out: int, kernel: int, stri
     return nn.Sequential(*convolution(channels_in, channels_out, kernel, stride, norm=norm), nn.ReLU())
 
 
-def pooled_head(channels: int, num_classes: int) -> nn.Sequential:
-    """Builds global average pooling and a linear classifier for maps (B, channels, H, W)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
-
-
 def named(children: Mapping[str, nn.Module]) -> nn.Sequential:
     """Puts named children in a row."""
     return nn.Sequential(OrderedDict(children))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
-from tardis_fl.early_exit.backbones.layers import Norm, convolution, initialise_convolutions, named, pooled_head
+from tardis_fl.early_exit.backbones.layers import Norm, convolution, initialise_convolutions, named
+from tardis_fl.early_exit.exits import pooled_exit
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of the first block, as in table 2 but for the stride of the second stage."""
@@ -26,7 +27,7 @@ def mobilenet_v2(options: BackboneOptions) -> Backbone:
             children[f"block{number}"] = InvertedResidual(channels_in, channels, stride if block == 0 else 1, expansion=expansion, norm=options.norm)
             channels_in, number = channels, number + 1
     children["last"] = _relu6_convolution(channels_in, LAST_CHANNELS, 1, norm=options.norm)
-    children["head"] = pooled_head(LAST_CHANNELS, options.num_classes)
+    children["head"] = pooled_exit(LAST_CHANNELS, options.num_classes)
     network = named(children)
     initialise_convolutions(network)
     return Backbone(network)

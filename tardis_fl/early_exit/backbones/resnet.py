@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
-from tardis_fl.early_exit.backbones.layers import Norm, activated_convolution, convolution, initialise_convolutions, named, pooled_head
+from tardis_fl.early_exit.backbones.layers import Norm, activated_convolution, convolution, initialise_convolutions, named
+from tardis_fl.early_exit.exits import pooled_exit
 
 CHANNELS = (16, 32, 64)
 
@@ -22,7 +23,7 @@ def resnet(options: BackboneOptions, *, blocks_per_stage: int) -> Backbone:
         for block in range(blocks_per_stage):
             children[f"layer{stage}_{block}"] = BasicBlock(channels_in, channels, 2 if stage > 1 and block == 0 else 1, norm=options.norm)
             channels_in = channels
-    children["head"] = pooled_head(channels_in, options.num_classes)
+    children["head"] = pooled_exit(channels_in, options.num_classes)
     network = named(children)
     initialise_convolutions(network)
     return Backbone(network)

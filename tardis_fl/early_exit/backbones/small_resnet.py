@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
-from tardis_fl.early_exit.backbones.layers import Norm, activated_convolution, convolution, named, norm_layer, pooled_head
+from tardis_fl.early_exit.backbones.layers import Norm, activated_convolution, convolution, named, norm_layer
 from tardis_fl.early_exit.exits import pooled_exit
 
 
@@ -32,24 +32,30 @@ def small_resnet(options: BackboneOptions) -> Backbone:
     )
     exits = {"device": device_exit, "edge": pooled_exit(deep, num_classes, hidden)}
     # last, so that a seed keeps giving the weights it always gave; they so depend on `hidden`
-    head = pooled_head(2 * deep, num_classes)
+    head = pooled_exit(2 * deep, num_classes)
     return Backbone(named({"device": device, "edge": edge, "cloud": cloud, "head": head}), exits)
 
 
 class ProjectedBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut (He et al. 2016, figure 2), a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions with a shortcut (He et al. 2016, figure 2), a 1x1 convolution where the shape changes.
+
+    The shortcut takes every `stride`-th position before its convolution, which is the same: in PyTorch 2.13, a 1x1
+    convolution with a stride in channels-last order writes beyond its memory for fewer than 16 channels on CPUs with
+    AVX-512, and crashes the process sooner or later.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1, *, norm: Norm) -> None:
         super().__init__()
+        self.stride = stride
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.norm1 = norm_layer(norm, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.norm2 = norm_layer(norm, channels_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(*convolution(channels_in, channels_out, 1, stride, norm=norm))
+            self.shortcut = nn.Sequential(*convolution(channels_in, channels_out, 1, norm=norm))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, channels_in, H, W) to (B, channels_out, H / stride, W / stride)."""
         out = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x[:, :, :: self.stride, :: self.stride]))

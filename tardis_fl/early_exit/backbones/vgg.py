@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
-from tardis_fl.early_exit.backbones.layers import initialise_convolutions, named, norm_layer, pooled_head
+from tardis_fl.early_exit.backbones.layers import initialise_convolutions, named, norm_layer
+from tardis_fl.early_exit.exits import pooled_exit
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -33,7 +34,7 @@ def vgg(options: BackboneOptions, *, convolutions: Sequence[int], with_norm: boo
             children[f"relu{stage}_{number}"] = nn.ReLU()
             channels_in = channels
         children[f"pool{stage}"] = nn.MaxPool2d(2)
-    children["head"] = pooled_head(channels_in, options.num_classes)
+    children["head"] = pooled_exit(channels_in, options.num_classes)
     network = named(children)
     initialise_convolutions(network)
     return Backbone(network)
