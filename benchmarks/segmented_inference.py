@@ -79,12 +79,17 @@ def prepared(name: str, images: Tensor) -> EarlyExitNetwork:
 
 
 def halves(network: EarlyExitNetwork, images: Tensor, leave_at_second: bool) -> list[float]:
-    """Chooses thresholds: half of the samples leave at the first exit, and half of the rest, or none, at the second."""
+    """Chooses thresholds between two scores: half of the samples leave at the first exit, and half of the rest, or none, at the second."""
     with torch.no_grad():
         scores = torch.cat([network(batch).double().softmax(-1).amax(-1) for batch in images.split(250)])
-    first = float(scores[:, 0].quantile(0.5))
-    rest = scores[scores[:, 0] < first, 1]
-    return [first, float(rest.quantile(0.5)) if leave_at_second else NEVER_EXIT]
+    first = middle(scores[:, 0])
+    return [first, middle(scores[scores[:, 0] < first, 1]) if leave_at_second else NEVER_EXIT]
+
+
+def middle(scores: Tensor) -> float:
+    """Returns the value half-way between the two scores in the middle."""
+    ordered = scores.sort().values
+    return float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())
 
 
 def against_the_seed(name: str, images: Tensor, labels: Tensor, repeats: int, turn: int) -> dict:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def save_bundle(
     Raises:
         ValueError: Thresholds, temperatures, policy or codec don't fit.
     """
-    rule = _checked_rule(Rule(policy, tuple(temperatures or [1.0] * len(network)), tuple(thresholds), codec, ensemble), len(network))
+    all_temperatures = [1.0] * len(network) if temperatures is None else [float(value) for value in temperatures]
+    rule = _checked_rule(Rule(policy, tuple(all_temperatures), tuple(thresholds), codec, ensemble), len(network))
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     shape = tuple(input_shape) if input_shape is not None else _input_shape(network)
@@ -190,7 +191,7 @@ def _load_segment(folder: Path, number: int, segment: Segment, blob: bytes) -> N
             raise DataError(
                 f"{folder}: segment {number} {problem} {', '.join(sorted(names)[:3])}; the network was rebuilt in another form than it was saved in"
             )
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):
         if tensor.shape != own[name].shape:
             raise DataError(f"{folder}: segment {number}: {name} is {tuple(tensor.shape)}, the rebuilt network's is {tuple(own[name].shape)}")
     segment.load_state_dict(state)
@@ -234,14 +235,13 @@ def _dtype(options: Mapping[str, Any]) -> torch.dtype:
 
 
 def _checked_rule(rule: Rule, num_exits: int) -> Rule:
-    """Raises ValueError where a rule doesn't fit a number of exits."""
+    """Returns the rule with thresholds as floats; raises ValueError where it doesn't fit a number of exits."""
     if len(rule.thresholds) != num_exits - 1:
         raise ValueError(f"thresholds: got {len(rule.thresholds)} for {num_exits} exits; wanted {num_exits - 1}, one for each but the last")
-    for number, threshold in enumerate(rule.thresholds):
-        checked_threshold(threshold, f"thresholds[{number}]")
+    thresholds = tuple(checked_threshold(threshold, f"thresholds[{number}]") for number, threshold in enumerate(rule.thresholds))
     if len(rule.temperatures) != num_exits or not all(math.isfinite(value) and value > 0 for value in rule.temperatures):
         raise ValueError(f"temperatures: got {list(rule.temperatures)} for {num_exits} exits; wanted one above 0 an exit")
     for name, value, known in (("policy", rule.policy, POLICIES), ("codec", rule.codec, BYTES_PER_VALUE)):
         if value not in known:
             raise ValueError(f"{name}: got {value!r}; wanted one of {', '.join(known)}")
-    return rule
+    return replace(rule, thresholds=thresholds)

@@ -74,13 +74,14 @@ def convert(
         "input_dtype": str(example_input.dtype).removeprefix("torch."),
     }
     network.recipe = Recipe("converted", options)
-    if check and example_input.device.type != "meta":
-        _check(model, network, example_input)
+    device = _reference(model).device
+    if check and "meta" not in (example_input.device.type, device.type):
+        _check(model, network, example_input.to(device))
     return network
 
 
 def _adaptive_exits(traced: Trace, nodes: Sequence[fx.Node], hidden: int, seed: int | None) -> list[nn.Module]:
-    reference = next((parameter for parameter in traced.model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    reference = _reference(traced.model)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -90,6 +91,11 @@ def _adaptive_exits(traced: Trace, nodes: Sequence[fx.Node], hidden: int, seed: 
             with torch.device(reference.device if reference.device.type == "meta" else "cpu"):
                 exits.append(adaptive_exit(shape, traced.num_classes, hidden=hidden, layout=guess_layout(shape, traced.input_shape)))
     return [exit.to(reference.device, reference.dtype) for exit in exits]
+
+
+def _reference(model: nn.Module) -> Tensor:
+    """Returns a tensor of the model's device and type."""
+    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
 
 
 def _body(traced: Trace, start: fx.Node, end: fx.Node) -> fx.GraphModule:

@@ -43,8 +43,10 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     """Refuses labels that no exit has a logit for.
 
     Raises:
-        ValueError: A label is outside 0 to num_classes - 1.
+        ValueError: Labels aren't (B,), or one is outside 0 to num_classes - 1.
     """
+    if labels.dim() != 1:
+        raise ValueError(f"labels: got a tensor of shape {tuple(labels.shape)}; wanted class numbers (B,)")
     if len(labels) == 0:
         return
     low, high = (int(value) for value in labels.aminmax())

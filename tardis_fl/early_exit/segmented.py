@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def separate_networks(
     Raises:
         ValueError: The thresholds don't fit the exits, or aren't in [0, 1].
     """
-    thresholds = list(thresholds) if isinstance(thresholds, Sequence | Tensor) else [thresholds]
+    thresholds = list(thresholds) if isinstance(thresholds, Iterable) else [thresholds]
     if len(thresholds) != len(eenet) - 1:
         raise ValueError(
             f"thresholds: got {len(thresholds)} for {len(eenet)} exits; wanted {len(eenet) - 1}, one for each but the last, which answers what is left"

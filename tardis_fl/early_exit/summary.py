@@ -24,39 +24,25 @@ def summary_table(
         title: Above the table.
         codecs: Whose bytes to list.
     """
-    table = Table(
-        "segment",
-        "parameters",
-        "of these exit",
-        "MACs a sample",
-        "of these exit",
-        "share",
-        "hands on",
-        *codecs,
-        "uint8 / input",
-        title=title,
-        title_justify="left",
-    )
+    table = Table("of each segment", *map(escape, names), "all", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    total = sum(cost.macs for cost in costs) or 1
-    for number, (name, cost) in enumerate(zip(names, costs, strict=True)):
-        crosses = ("logits", *("" for _ in codecs), "")
-        if number < len(costs) - 1:
-            sizes = cost.bytes_per_codec()
-            crosses = ("x".join(map(str, cost.feature_shape)), *(f"{sizes[codec]:,} B" for codec in codecs), f"{sizes['uint8'] / input_values:.2f}")
-        table.add_row(
-            escape(name),
-            f"{cost.num_parameters:,}",
-            f"{cost.num_exit_parameters:,}",
-            f"{cost.macs:,}",
-            f"{cost.exit_macs:,}",
-            f"{cost.macs / total:.0%}",
-            *crosses,
-        )
-    everything = [sum(values) for values in zip(*((c.num_parameters, c.num_exit_parameters, c.macs, c.exit_macs) for c in costs), strict=True)]
+
+    def counts(label: str, values: Sequence[int]) -> None:
+        table.add_row(label, *(f"{value:,}" for value in values), f"{sum(values):,}")
+
+    counts("parameters", [cost.num_parameters for cost in costs])
+    counts("  of these exit", [cost.num_exit_parameters for cost in costs])
+    macs = [cost.macs for cost in costs]
+    counts("MACs a sample", macs)
+    counts("  of these exit", [cost.exit_macs for cost in costs])
+    table.add_row("  share", *(f"{value / max(1, sum(macs)):.0%}" for value in macs), "")
     table.add_section()
-    table.add_row("all", *(f"{value:,}" for value in everything), "", f"input: {input_values:,} values")
+    crossing = costs[:-1]
+    table.add_row("hands on", *("x".join(map(str, cost.feature_shape)) for cost in crossing), "logits", "")
+    for codec in codecs:
+        table.add_row(f"  bytes as {codec}", *(f"{cost.bytes_per_codec()[codec]:,}" for cost in crossing), "", "")
+    table.add_row(f"  uint8 / raw {input_values:,}", *(f"{cost.bytes_per_codec()['uint8'] / input_values:.2f}" for cost in crossing), "", "")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from rich import get_console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -87,12 +89,14 @@ def train_model(
     if exit_weights is not None:
         check_exit_weights(exit_weights, len(eenet))
     phases = phases_of(mode, len(eenet), exit_chosen, isinstance(eenet.segments[-1].exit, nn.Identity))
+    if distillation is not None and all(len(phase.losses) < 2 for phase in phases):
+        raise ValueError("distillation: it has no effect where one exit is trained at a time; leave it out, or train several with mode='joint'")
     counts = epochs_of(epochs, phases)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     eenet.to(device)
     step = _Step(eenet, criterion, optimizer, exit_weights, distillation, label_smoothing, precision, max_grad_norm, device)
     records: list[EpochRecord] = []
-    with _generators(seed, device), Progress(transient=True, disable=not progress) as bar:
+    with _generators(seed, device), Progress(transient=True, disable=not (progress and _bar_can_be_shown())) as bar:
         for phase, count in zip(phases, counts, strict=True):
             task = bar.add_task(phase.name, total=_num_batches(loader) * count or None)
             with training_only(eenet, phase) as parameters:
@@ -143,8 +147,32 @@ class _Step:
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
     def __call__(self, images: Tensor, labels: Tensor, phase: Phase, progress: float) -> tuple[float, dict[int, int]]:
-        """Returns the loss, and the right answers of each of the phase's exits."""
+        """Returns the loss before the step, and the right answers of each of the phase's exits."""
         images, labels = images.to(self._device), torch.as_tensor(labels, device=self._device)
+        first: list[tuple[Tensor, dict[int, Tensor]]] = []
+
+        def closure() -> Tensor:  # optimisers such as LBFGS call it several times
+            loss, all_logits = self._loss(images, labels, phase, progress)
+            first.append((loss.detach(), all_logits))
+            self._optimizer.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()
+            if self._max_grad_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], self._max_grad_norm)
+            return loss
+
+        if self._scaler.is_enabled():
+            closure()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            self._optimizer.step(closure)
+        loss, all_logits = first[0]
+        answers = labels.argmax(1) if labels.dim() == 2 else labels
+        return float(loss), {exit: int((logits.argmax(1) == answers).sum()) for exit, logits in all_logits.items()}
+
+    def _loss(self, images: Tensor, labels: Tensor, phase: Phase, progress: float) -> tuple[Tensor, dict[int, Tensor]]:
+        """Returns the loss, and the logits (B, classes) of each of the phase's exits."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             if len(phase.losses) == 1:
                 all_logits = {phase.losses[0]: self._network(images, exit_chosen=phase.losses[0])}
@@ -161,18 +189,9 @@ class _Step:
             loss = loss + (self._weights[exit] if self._weights else 1 / len(all_logits)) * self._criterion(logits, targets)
         if self._distillation is not None and len(all_logits) > 1:
             loss = loss + self._distillation.weight_at(progress) * self._distillation.loss(list(all_logits.values()))
-        value = float(loss.detach())
         if not loss.isfinite():
-            raise ValueError(f"the loss became {value}: lower the learning rate, or set max_grad_norm")
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        if self._max_grad_norm is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], self._max_grad_norm)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        answers = labels.argmax(1) if labels.dim() == 2 else labels
-        return value, {exit: int((logits.argmax(1) == answers).sum()) for exit, logits in all_logits.items()}
+            raise ValueError(f"the loss became {float(loss.detach())}: lower the learning rate, or set max_grad_norm")
+        return loss, all_logits
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], phase: Phase) -> None:
@@ -190,6 +209,11 @@ def _advance(scheduler: object | None, loss: float) -> None:
         scheduler.step(loss)
     else:
         scheduler.step()  # type: ignore[attr-defined]
+
+
+def _bar_can_be_shown() -> bool:
+    """In a notebook, rich's bars need ipywidgets, and warn without it."""
+    return not get_console().is_jupyter or importlib.util.find_spec("ipywidgets") is not None
 
 
 def _num_batches(loader: Iterable) -> int:

@@ -168,6 +168,11 @@ def test_what_is_damaged_or_foreign_gives_one_clear_error(folder, how):
     assert "\n" not in str(caught.value)
 
 
+def test_thresholds_may_come_as_tensors_and_arrays(tmp_path):
+    save_bundle(tmp_path, small_network(), torch.tensor(THRESHOLDS), temperatures=torch.tensor([1.0, 2.0, 0.5]).numpy())
+    assert load_bundle(tmp_path).rule.thresholds == pytest.approx(THRESHOLDS)
+
+
 def test_saving_over_an_older_one_leaves_the_new_one(folder):
     save_bundle(folder, small_network(seed=5), (0.1, 0.2))
     bundle = load_bundle(folder)

@@ -158,6 +158,13 @@ def test_schedulers_step_by_epoch_or_batch_and_gradients_are_clipped():
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_optimisers_that_evaluate_several_times_work():
+    network = make_network(last_exit_is_body=False)
+    optimizer = torch.optim.LBFGS(network.parameters(), 0.1, max_iter=4)
+    records = train_model(network, loader(24), nn.CrossEntropyLoss(), optimizer, 5, **QUIET)
+    assert records[-1].loss < 0.8 * records[0].loss
+
+
 def test_bfloat16_trains():
     records = train(make_network(), 8, precision="bfloat16", learning_rate=0.02)
     assert records[-1].loss < records[0].loss
@@ -218,6 +225,7 @@ def test_distillation_draws_exits_together():
         ({"epochs": 0}, "epochs: got 0"),
         ({"mode": "layerwise", "epochs": [1, 2]}, "one for each of the 3 phases: segment 0, segment 1, segment 2"),
         ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
+        ({"exit_chosen": 0, "distillation": Distillation()}, "distillation: it has no effect where one exit is trained at a time"),
         ({"precision": "int8"}, "precision: got 'int8'; wanted one of float32, bfloat16, float16"),
         ({"criterion": nn.NLLLoss(), "label_smoothing": 0.1}, "NLLLoss takes class numbers only"),
     ],
@@ -239,6 +247,8 @@ def test_wrong_data_and_optimisers_say_what_is_wanted():
         test_all_exits_accuracy(network, loader(labels=LABELS - 1), "cpu")
     with pytest.raises(ValueError, match="the optimizer holds none of the parameters that are trained here \\(exit 1\\)"):
         train_model(network, loader(), nn.CrossEntropyLoss(), torch.optim.SGD(network.exits[0].parameters(), 0.1), exit_chosen=1, **QUIET)
+    with pytest.raises(ValueError, match=r"labels: got a tensor of shape \(8, 1\); wanted class numbers \(B,\)"):
+        train_model(network, loader(labels=LABELS[:, None]), nn.CrossEntropyLoss(), optimizer, **QUIET)
     with pytest.raises(ValueError, match="the loss became nan: lower the learning rate"):
         train_model(network, loader(images=IMAGES * torch.nan), nn.CrossEntropyLoss(), optimizer, **QUIET)
     with pytest.raises(ValueError, match="teacher: got 'first'"):
