@@ -20,24 +20,27 @@ def max_softmax_score(logits: Tensor) -> Tensor:
     return torch.softmax(logits.double(), -1).amax(-1)
 
 
-def score_of(confidence_function: Callable[[Tensor], Tensor]) -> Score:
-    """Makes a score for batches of a user's confidence function.
+class PerSampleScore:
+    """A score for batches, made of a user's confidence function.
 
     The function takes the logits of one sample (classes,), as in TARDIS Early Exit, and returns its confidence, or one
     for each class, of which the largest counts (such as `nn.Softmax(dim=0)`). It is never handed a whole batch that it
     could mix up; only a function that wants a batch dimension (such as one with `dim=1`) gets (B, classes) and returns (B,).
+
+    Args:
+        confidence_function: The function.
     """
 
-    def score(logits: Tensor) -> Tensor:
-        try:
-            confidences = torch.vmap(confidence_function)(logits)
-        except (RuntimeError, IndexError, ValueError):
-            confidences = _without_vmap(confidence_function, logits)
-        if confidences.shape == logits.shape:
-            confidences = confidences.amax(-1)
-        return confidences
+    def __init__(self, confidence_function: Callable[[Tensor], Tensor]) -> None:
+        self.confidence_function = confidence_function
 
-    return score
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Maps logits (B, classes) to what the function says of each sample, (B,) if it is as it should be."""
+        try:
+            confidences = torch.vmap(self.confidence_function)(logits)
+        except (RuntimeError, IndexError, ValueError):
+            confidences = _without_vmap(self.confidence_function, logits)
+        return confidences.amax(-1) if confidences.shape == logits.shape else confidences
 
 
 def checked_scores(score: Score, logits: Tensor) -> Tensor:

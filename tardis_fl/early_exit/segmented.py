@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tardis_fl.early_exit.confidence import Score, checked_scores, checked_threshold, max_softmax_score, score_of
+from tardis_fl.early_exit.confidence import PerSampleScore, Score, checked_scores, checked_threshold, max_softmax_score
 from tardis_fl.early_exit.ensemble import Ensemble
 from tardis_fl.early_exit.loading import check_labels, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
@@ -24,7 +24,7 @@ class SegmentedEarlyExitNetwork(nn.Module):
         network: Maps its input (B, ...) to features.
         exit: Maps features to logits (B, classes); None: the network ends in logits and answers every sample.
         threshold: Answer where confidence >= threshold; None: answer every sample.
-        confidence_function: Confidence from the logits of one sample, as `score_of` describes; None: largest softmax probability.
+        confidence_function: Confidence from the logits of one sample, as `PerSampleScore` describes; None: largest softmax probability.
         score: Instead, a score for a batch of logits.
 
     Raises:
@@ -42,7 +42,7 @@ class SegmentedEarlyExitNetwork(nn.Module):
         self.exit = exit
         self.threshold = None if threshold is None or exit is None else checked_threshold(threshold, "threshold")
         self.confidence_function = confidence_function
-        self.score = score or (score_of(confidence_function) if confidence_function else max_softmax_score)
+        self.score = score or (PerSampleScore(confidence_function) if confidence_function else max_softmax_score)
 
     @property
     def answers_all(self) -> bool:

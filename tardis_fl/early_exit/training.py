@@ -86,7 +86,10 @@ def train_model(
         raise ValueError(f"label_smoothing: got {label_smoothing}; wanted a share in [0, 1)")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: got {precision!r}; wanted one of {', '.join(get_args(Precision))}")
+    if step_scheduler not in ("epoch", "batch"):
+        raise ValueError(f"step_scheduler: got {step_scheduler!r}; wanted 'epoch' or 'batch'")
     if exit_weights is not None:
+        exit_weights = [float(weight) for weight in exit_weights]
         check_exit_weights(exit_weights, len(eenet))
     phases = phases_of(mode, len(eenet), exit_chosen, isinstance(eenet.segments[-1].exit, nn.Identity))
     if distillation is not None and all(len(phase.losses) < 2 for phase in phases):
@@ -104,9 +107,8 @@ def train_model(
                 for _ in range(count):
                     sums = _Sums()
                     for images, labels in loader:
-                        planned = sum(counts) * max(1, _num_batches(loader))
-                        done = min(1.0, (len(records) * planned / sum(counts) + sums.num_batches) / planned)
-                        loss, right = step(images, labels, phase, done)
+                        part_of_epoch = min(1.0, sums.num_batches / max(1, _num_batches(loader)))
+                        loss, right = step(images, labels, phase, (len(records) + part_of_epoch) / sum(counts))
                         sums.add(loss, len(images), right)
                         if step_scheduler == "batch":
                             _advance(scheduler, loss)

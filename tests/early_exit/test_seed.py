@@ -18,7 +18,7 @@ from tardis_fl.early_exit import (
     test_networks,
     train_model,
 )
-from tardis_fl.early_exit.confidence import score_of
+from tardis_fl.early_exit.confidence import PerSampleScore
 from tardis_fl.torchvision_guard import import_torchvision
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -29,8 +29,8 @@ testloader = DataLoader(testset, batch_size=8)
 
 
 @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss(), nn.CrossEntropyLoss()])
-def test_the_script_of_the_seeds_readme(criterion):
-    """Its steps 2 to 7 in order, on VGG19; the second cut lies before a ReLU that works in place."""
+def test_the_script_of_the_seeds_readme(criterion, tmp_path):
+    """Its steps 2 to 7 in order, the saving included, on VGG19; the second cut lies before a ReLU that works in place."""
     torch.manual_seed(0)
     num_classes = 10
     model = import_torchvision("torchvision.models").vgg19(weights=None, num_classes=num_classes)
@@ -67,6 +67,9 @@ def test_the_script_of_the_seeds_readme(criterion):
     assert sum(counts["total"] for counts in exit_stats.values()) == 16
     assert accuracy == sum(counts["correct"] for counts in exit_stats.values()) / 16
     assert set(exit_stats) == {0, 1, 2}
+
+    for i, net in enumerate(networks):
+        torch.save(net, tmp_path / f"model_{i}.pth")
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ class Entropy(nn.Module):
 )  # fmt: skip
 def test_confidence_functions_of_every_form_decide_sample_by_sample(eenet, function):
     with torch.no_grad():
-        scores = score_of(function or nn.Softmax(dim=0))(eenet(IMAGES, exit_chosen=0)).sort().values
+        scores = PerSampleScore(function or nn.Softmax(dim=0))(eenet(IMAGES, exit_chosen=0)).sort().values
     middle = float(scores[7:9].mean())
     networks = separate_networks(eenet, [middle, middle], confidence_function=function)
     _, statistics = test_networks(networks, testset, "cpu", batch_size=5)
@@ -213,3 +216,10 @@ def test_no_samples_and_wrong_labels_are_refused(eenet):
 def test_a_loader_of_batches_serves_as_a_data_set(eenet):
     networks = separate_networks(eenet, [0.3, 0.3])
     assert test_networks(networks, testloader, "cpu") == test_networks(networks, testset, "cpu")
+
+
+def test_networks_with_a_confidence_function_can_be_saved_as_the_seed_did(eenet, tmp_path):
+    networks = separate_networks(eenet, [0.3, 0.3], confidence_function=softmax_max)
+    torch.save(networks, tmp_path / "networks.pth")
+    loaded = torch.load(tmp_path / "networks.pth", weights_only=False)
+    assert test_networks(loaded, testset, "cpu") == test_networks(networks, testset, "cpu")

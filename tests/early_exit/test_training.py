@@ -226,6 +226,7 @@ def test_distillation_draws_exits_together():
         ({"mode": "layerwise", "epochs": [1, 2]}, "one for each of the 3 phases: segment 0, segment 1, segment 2"),
         ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
         ({"exit_chosen": 0, "distillation": Distillation()}, "distillation: it has no effect where one exit is trained at a time"),
+        ({"step_scheduler": "sometimes"}, "step_scheduler: got 'sometimes'; wanted 'epoch' or 'batch'"),
         ({"precision": "int8"}, "precision: got 'int8'; wanted one of float32, bfloat16, float16"),
         ({"criterion": nn.NLLLoss(), "label_smoothing": 0.1}, "NLLLoss takes class numbers only"),
     ],
