@@ -36,8 +36,9 @@ def describe(config: Config, *, cuts: bool, console: Console | None = None) -> N
     model, size, num_classes = config.model, config.data.image_size, count_classes(config.data)
     info = CATALOGUE[model.backbone]
     shape, names = (3, size, size), [tier.name for tier in config.tiers]
-    costs = segment_costs(new_network(config, num_classes), shape)
-    title = f"{model.backbone} on {size}x{size} images, {num_classes} classes, cut after {', '.join(model.cuts or info.cuts)}"
+    network = new_network(config, num_classes)
+    costs = segment_costs(network, shape)
+    title = f"{model.backbone} on {size}x{size} images, {num_classes} classes, cut after {', '.join(network.cuts or ())}"
     console.print(summary_table(costs, names, input_values=3 * size * size, title=title))
     console.print(escape(info.paper), style="dim", soft_wrap=True)
     for warning in oversized(costs, names, 3 * size * size):

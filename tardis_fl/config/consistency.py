@@ -121,7 +121,8 @@ def without_effect(config: Config) -> Iterator[str]:
     """Yields a warning for each setting that was changed and does nothing in this configuration."""
     federation, data, model = config.federation, config.data, config.model
     backbone = CATALOGUE[model.backbone]
-    adaptive_exits = not set(model.cuts or backbone.cuts) <= set(backbone.fixed_exits)
+    own_cuts = backbone.cuts if config.num_segments == backbone.num_segments else backbone.children
+    adaptive_exits = not set(model.cuts or own_cuts) <= set(backbone.fixed_exits)
     for key, has_effect in (("width", backbone.has_width), ("norm", backbone.has_norm), ("exit_hidden", adaptive_exits)):
         if not has_effect and _changed(model, key):
             yield f"model.{key} had no effect with the backbone {backbone.name!r}"

@@ -15,20 +15,22 @@ from torch import Tensor, nn
 
 import tardis_fl
 from tardis_fl.atomic import write_bytes, write_json
-from tardis_fl.codecs import BYTES_PER_VALUE
+from tardis_fl.codecs import BYTES_PER_VALUE, transfer
 from tardis_fl.deployment.escalation import Rule, deploy
 from tardis_fl.deployment.policies import POLICIES
 from tardis_fl.early_exit.backbones import build_network
+from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.confidence import checked_threshold
 from tardis_fl.early_exit.conversion import convert
 from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
-from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork
+from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate, test_networks
 from tardis_fl.errors import DataError
 
 FORMAT = "tardis_fl.model"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+RESERVED_KEYS = {"format", "version", "made_by", "recipe", "input_shape", "segments", "deployment", "onnx"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,17 @@ class Bundle:
     manifest: Mapping[str, Any]
 
     def networks(self) -> list[SegmentedEarlyExitNetwork]:
-        """Returns the deployed segments, from the first tier on."""
+        """Returns the deployed segments, from the first tier on; codec and ensembling are up to the caller."""
         return deploy(self.network, self.rule)
+
+    def escalate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Passes a batch through the deployed segments by the whole rule, codec and ensembling included; see `segmented.escalate`."""
+        return escalate(self.networks(), x, transfer=transfer(self.rule.codec), ensemble=self.rule.ensemble)
+
+    def test(self, dataset: Any, *, batch_size: int = 250) -> tuple[float, dict[int, dict[str, int]]]:
+        """Sends labelled samples through the deployed segments by the whole rule; see `segmented.test_networks`."""
+        through = transfer(self.rule.codec)
+        return test_networks(self.networks(), dataset, batch_size=batch_size, transfer=through, ensemble=self.rule.ensemble)
 
 
 def save_bundle(
@@ -68,14 +79,22 @@ def save_bundle(
         description: Anything else of what JSON can hold, such as tiers, classes and the calibration record.
 
     Raises:
-        ValueError: Thresholds, temperatures, policy or codec don't fit.
+        ValueError: Thresholds, temperatures, policy or codec don't fit, the path is a file, or `description` has a key of the manifest's own.
     """
     all_temperatures = [1.0] * len(network) if temperatures is None else [float(value) for value in temperatures]
     rule = _checked_rule(Rule(policy, tuple(all_temperatures), tuple(thresholds), codec, ensemble), len(network))
-    folder = Path(path)
+    folder, description = Path(path), dict(description or {})
+    reserved = RESERVED_KEYS & description.keys()
+    if reserved:
+        raise ValueError(f"description: got {', '.join(sorted(reserved))}, which the manifest has itself; choose another name")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: it is a file; wanted a folder")
+    if network.recipe and network.recipe.kind == "registered":
+        info = CATALOGUE[network.recipe.options["name"]]
+        description = {"normalisation": {"mean": list(info.mean), "std": list(info.std)}} | description
     folder.mkdir(parents=True, exist_ok=True)
     shape = tuple(input_shape) if input_shape is not None else _input_shape(network)
-    dtype = _dtype(network.recipe.options if network.recipe else {})
+    dtype = torch.int64 if network.recipe and network.recipe.options.get("input_dtype") == "int64" else None
     costs = segment_costs(network, shape, dtype) if shape is not None else [None] * len(network)
     entries = []
     for number, (segment, cost) in enumerate(zip(network, costs, strict=True)):
@@ -87,7 +106,7 @@ def save_bundle(
     }  # fmt: skip
     header = {"format": FORMAT, "version": FORMAT_VERSION, "made_by": {"tardis_fl": tardis_fl.__version__, "torch": torch.__version__}}
     body = {"recipe": recipe, "input_shape": list(shape) if shape else None, "segments": entries, "deployment": deployment}
-    write_json(folder / MANIFEST, header | body | dict(description or {}))
+    write_json(folder / MANIFEST, header | body | description)
 
 
 def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> Bundle:
@@ -194,6 +213,8 @@ def _load_segment(folder: Path, number: int, segment: Segment, blob: bytes) -> N
     for name, tensor in sorted(state.items()):
         if tensor.shape != own[name].shape:
             raise DataError(f"{folder}: segment {number}: {name} is {tuple(tensor.shape)}, the rebuilt network's is {tuple(own[name].shape)}")
+        if tensor.is_floating_point() and tensor.dtype != own[name].dtype:
+            segment.to(tensor.dtype)
     segment.load_state_dict(state)
 
 
@@ -201,7 +222,7 @@ def _rebuild(folder: Path, recipe: Mapping[str, Any] | None, factory: Callable[[
     if recipe is not None and recipe["kind"] == "registered":
         try:
             return build_network(**recipe["options"], seed=0)
-        except (TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise DataError(f"{folder / MANIFEST}: its backbone can't be built ({error})") from None
     if factory is None:
         what = "is a converted model" if recipe else "was made by hand"
@@ -217,7 +238,8 @@ def _rebuild(folder: Path, recipe: Mapping[str, Any] | None, factory: Callable[[
         )
     options = recipe["options"]
     try:
-        example = torch.zeros(1, *options["input_shape"], dtype=_dtype(options))
+        floating = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+        example = torch.zeros(1, *options["input_shape"], dtype=torch.int64 if options["input_dtype"] == "int64" else floating)
         return convert(model, example, cuts=options["cuts"], exit_hidden=options["exit_hidden"], check=False)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: the factory's {type(model).__name__} can't be cut as the saved model was: {error}") from None
@@ -228,10 +250,6 @@ def _input_shape(network: EarlyExitNetwork) -> tuple[int, ...] | None:
         return None
     options = network.recipe.options
     return tuple(options["input_shape"]) if "input_shape" in options else (3, options["image_size"], options["image_size"])
-
-
-def _dtype(options: Mapping[str, Any]) -> torch.dtype:
-    return torch.int64 if options.get("input_dtype") == "int64" else torch.float32
 
 
 def _checked_rule(rule: Rule, num_exits: int) -> Rule:

@@ -53,15 +53,16 @@ def num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def segment_costs(network: EarlyExitNetwork, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> list[SegmentCost]:
+def segment_costs(network: EarlyExitNetwork, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> list[SegmentCost]:
     """Counts every segment with PyTorch's own FLOP counter on one sample.
 
     Args:
         network: Its mode is left as it was.
         input_shape: (...) of one sample, such as (C, H, W).
-        dtype: Of the input; int64 for a network of tokens.
+        dtype: Of the input, such as int64 for a network of tokens; None: that of the network's parameters.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    reference = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), torch.empty(0))
+    device, dtype = reference.device, dtype or reference.dtype
     costs = []
     x = torch.zeros(1, *input_shape, dtype=dtype, device=device)
     with evaluation_mode(network), torch.no_grad(), countable_attention():

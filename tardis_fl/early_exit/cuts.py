@@ -126,14 +126,14 @@ class Cuttable:
         Raises:
             ConversionError: There is no such cut: says which tensors cross there, or which names are near.
         """
-        for node, cut in self.candidates:
-            if cut.name == name:
-                return node
         outputs = self.trace.module_outputs.get(name, [])
         if len(outputs) > 1:
             raise ConversionError(
                 f"cuts: {name!r} is called {len(outputs)} times in a forward pass, so its name doesn't say where to cut; name a module around it"
             )
+        for node, cut in self.candidates:
+            if cut.name == name:
+                return node
         if outputs:
             node = outputs[0]
             if node is self.trace.output:

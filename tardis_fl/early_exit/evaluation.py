@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tardis_fl.early_exit.ensemble import Ensemble, ensemble_logits
-from tardis_fl.early_exit.loading import check_labels, labelled_batches
+from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
+from tardis_fl.early_exit.tracing import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -138,22 +139,18 @@ def test_all_exits_accuracy(
     Raises:
         ValueError: The loader is empty, or a label is out of range.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    was_training = eenet.training
-    eenet.to(device).eval()
+    device = chosen_device(device, eenet)
+    eenet.to(device)
     correct, total = torch.zeros(len(eenet), dtype=torch.int64, device=device), 0
-    try:
-        with torch.no_grad():
-            for images, labels in labelled_batches(loader, device, batch_size=None):
-                logits = eenet(images)
-                check_labels(labels, logits.shape[-1])
-                if ensemble:
-                    so_far = Ensemble()
-                    logits = torch.stack([so_far.add(rows) for rows in logits.unbind(1)], dim=1)
-                correct += (logits.argmax(-1) == labels[:, None]).sum(0)
-                total += len(labels)
-    finally:
-        eenet.train(was_training)
+    with evaluation_mode(eenet), torch.no_grad():
+        for images, labels in labelled_batches(loader, device, batch_size=None):
+            logits = eenet(images)
+            check_labels(labels, logits.shape[-1])
+            if ensemble:
+                so_far = Ensemble()
+                logits = torch.stack([so_far.add(rows) for rows in logits.unbind(1)], dim=1)
+            correct += (logits.argmax(-1) == labels[:, None]).sum(0)
+            total += len(labels)
     return correct.tolist(), total
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 EMPTY_LOADER = "the loader is empty: it gave no batch (is its data set empty, or drop_last set with fewer samples than a batch?)"
@@ -27,7 +27,7 @@ def labelled_batches(samples: Any, device: torch.device, batch_size: int | None)
     if is_dataset and len(samples) == 0:
         raise ValueError("the data set is empty: there are no samples to test with")
     loader: Iterable[Any] = samples
-    if is_dataset and isinstance(samples, TensorDataset):  # already in memory: slices, instead of collating sample by sample
+    if is_dataset and type(samples) is TensorDataset:  # already in memory: slices, instead of collating sample by sample
         loader = (samples[start : start + batch_size] for start in range(0, len(samples), batch_size))
     elif is_dataset:
         loader = DataLoader(samples, batch_size=batch_size)
@@ -37,6 +37,14 @@ def labelled_batches(samples: Any, device: torch.device, batch_size: int | None)
         yield images.to(device), torch.as_tensor(labels, device=device)
     if empty:
         raise ValueError(EMPTY_LOADER)
+
+
+def chosen_device(device: torch.device | str | None, network: nn.Module) -> torch.device:
+    """Returns the device a user chose; else that of the network where it isn't the CPU; else a GPU where there is one."""
+    if device is not None:
+        return torch.device(device)
+    own = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return own if own.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

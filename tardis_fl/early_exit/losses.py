@@ -74,12 +74,12 @@ class Distillation:
 def targets_for(criterion: Criterion, labels: Tensor, num_classes: int, label_smoothing: float = 0.0) -> Tensor:
     """Turns integer labels into what a criterion wants.
 
-    Criteria that compare element by element, such as `BCEWithLogitsLoss`, get one-hot rows (B, classes) float32; so
-    does `CrossEntropyLoss` where labels are smoothed. Anything else gets the labels (B,) int64 as they are. Labels that
-    already are rows (B, classes) of floats are left alone.
+    The criteria of `WANTS_ONE_HOT`, which compare element by element, get one-hot rows (B, classes) float32; so does any
+    criterion where labels are smoothed. Others, functions among them, get the labels (B,) int64 as they are. Labels that
+    already are rows (B, classes) of floats are smoothed and otherwise left alone.
     """
     if labels.is_floating_point():
-        return labels
+        return labels * (1 - label_smoothing) + label_smoothing / num_classes
     labels = labels.long()
     if not label_smoothing and not isinstance(criterion, WANTS_ONE_HOT):
         return labels

@@ -84,12 +84,24 @@ class EarlyExitNetwork(nn.Module):
     @property
     def exits(self) -> nn.ModuleList:
         """The exits in order; where the last body ends in logits it is itself the last exit, as in TARDIS Early Exit."""
-        return _View(segment.body if isinstance(segment.exit, nn.Identity) else segment.exit for segment in self)
+        *early, last = self
+        return _View([*(segment.exit for segment in early), last.body if self.last_exit_is_body else last.exit])
 
     @property
     def network(self) -> nn.ModuleList:
         """The bodies that exits sit on, without a last body that is itself an exit, as in TARDIS Early Exit."""
-        return _View(segment.body for segment in self if not isinstance(segment.exit, nn.Identity))
+        bodies = [segment.body for segment in self]
+        return _View(bodies[:-1] if self.last_exit_is_body else bodies)
+
+    @property
+    def last_exit_is_body(self) -> bool:
+        """Whether the last body ends in logits."""
+        return isinstance(list(self)[-1].exit, nn.Identity)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("exits", "network"):
+            raise AttributeError(f"{name} only shows the network's modules; set network.segments[number].exit or .body")
+        super().__setattr__(name, value)
 
     def forward(self, x: Tensor, exit_chosen: int | None = None) -> Tensor:
         """Computes exits.
@@ -129,6 +141,8 @@ def _exit_logits(exit: nn.Module, features: Tensor, number: int, shallower: Sequ
     """Runs an exit and checks that it fits the features and the exits before it."""
     try:
         logits = exit(features)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ValueError(f"exit {number} can't take the features of its segment, of shape {_shape(features)}: {str(error).splitlines()[0]}") from error
     if logits.dim() != 2 or len(logits) != len(features):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tardis_fl.early_exit.confidence import PerSampleScore, Score, checked_scores, checked_threshold, max_softmax_score
 from tardis_fl.early_exit.ensemble import Ensemble
-from tardis_fl.early_exit.loading import check_labels, labelled_batches
+from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
 BATCH_SIZE = 250
@@ -110,7 +110,7 @@ def separate_networks(
     networks = []
     for segment, threshold in zip(eenet, [*checked, None], strict=True):
         body, head = copy.deepcopy(segment.body), copy.deepcopy(segment.exit)
-        ends_in_logits = isinstance(head, nn.Identity)
+        ends_in_logits = threshold is None and isinstance(head, nn.Identity)
         networks.append(SegmentedEarlyExitNetwork(body, None if ends_in_logits else head, threshold, confidence_function))
     return nn.ModuleList(networks).to(device).eval()
 
@@ -137,6 +137,11 @@ def escalate(
     """
     if not networks[-1].answers_all:
         raise ValueError(f"the last network has the threshold {networks[-1].threshold}; wanted None, since it answers what is left")
+    early = [number for number, network in enumerate(networks[:-1]) if network.answers_all]
+    if early:
+        raise ValueError(
+            f"network {early[0]} answers every sample, so that none reaches the {len(networks) - 1 - early[0]} after it; give it an exit and a threshold"
+        )
     waiting: Tensor | None = None  # None: all of them, in order
     exits = torch.empty(len(x), dtype=torch.int64, device=x.device)
     answers: Tensor | None = None
@@ -164,8 +169,9 @@ def escalate(
 
 
 def test_networks(
-    networks: Sequence[SegmentedEarlyExitNetwork], dataset: Any, device: torch.device | str | None = None, *, batch_size: int = BATCH_SIZE
-) -> tuple[float, dict[int, dict[str, int]]]:
+    networks: Sequence[SegmentedEarlyExitNetwork], dataset: Any, device: torch.device | str | None = None, *,
+    batch_size: int = BATCH_SIZE, transfer: Callable[[Tensor], Tensor] | None = None, ensemble: bool = False,
+) -> tuple[float, dict[int, dict[str, int]]]:  # fmt: skip
     """Sends labelled samples through separated networks.
 
     Args:
@@ -173,6 +179,8 @@ def test_networks(
         dataset: A data set of samples (image, label), or a loader of batches of them.
         device: Where to compute; None: a GPU where there is one.
         batch_size: Samples at a time, where `dataset` isn't a loader; decisions don't depend on it.
+        transfer: As in `escalate`.
+        ensemble: As in `escalate`.
 
     Returns:
         Accuracy, and for each exit by number {"correct": ..., "total": ...}: samples it answered rightly, and answered.
@@ -180,12 +188,12 @@ def test_networks(
     Raises:
         ValueError: There are no samples, or a label is out of range.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(device, networks[0])
     for network in networks:
         network.to(device).eval()
     statistics = {number: {"correct": 0, "total": 0} for number in range(len(networks))}
     for images, labels in labelled_batches(dataset, device, batch_size):
-        logits, exits = escalate(networks, images)
+        logits, exits = escalate(networks, images, transfer=transfer, ensemble=ensemble)
         check_labels(labels, logits.shape[1])
         right = logits.argmax(1) == labels
         for number, counts in statistics.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from rich.markup import escape
 from rich.table import Table
 
 from tardis_fl.codecs import BYTES_PER_VALUE
-from tardis_fl.early_exit.counting import SegmentCost, segment_costs
+from tardis_fl.early_exit.counting import SegmentCost, oversized, segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
 
@@ -46,16 +48,20 @@ def summary_table(
     return table
 
 
-def summary(network: EarlyExitNetwork, input_shape: Sequence[int], names: Sequence[str] | None = None) -> Table:
+def summary(network: EarlyExitNetwork, input_shape: Sequence[int], names: Sequence[str] | None = None, *, dtype: torch.dtype | None = None) -> Table:
     """Counts a network and returns the table; print it with rich, or as it is in a notebook.
 
     Args:
         network: Any network of segments.
         input_shape: (...) of one sample, such as (3, 32, 32).
         names: One a segment; None: segment 0, segment 1, ...
+        dtype: Of the input; None: that of the network's parameters.
+
+    Returns:
+        The table, with a warning below for every exit that outweighs its segment and boundary that outweighs the raw input.
     """
-    costs = segment_costs(network, input_shape)
-    values = 1
-    for side in input_shape:
-        values *= side
-    return summary_table(costs, names or [f"segment {number}" for number in range(len(network))], input_values=values)
+    costs = segment_costs(network, input_shape, dtype)
+    names = names or [f"segment {number}" for number in range(len(network))]
+    table = summary_table(costs, names, input_values=math.prod(input_shape))
+    table.caption, table.caption_justify = escape("\n".join(oversized(costs, names, math.prod(input_shape)))) or None, "left"
+    return table

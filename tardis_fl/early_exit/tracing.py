@@ -122,6 +122,7 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self.path_of_module(m)
         last = next(iter(reversed(self.graph.nodes)))
+        outputs = {name: list(nodes) for name, nodes in self.module_outputs.items()}
         try:
             result = super().call_module(m, forward, args, kwargs)
         except Exception:  # whatever a forward raises on a value that isn't there yet
@@ -129,6 +130,7 @@ class _Tracer(fx.Tracer):
                 if node is last:
                     break
                 self.graph.erase_node(node)
+            self.module_outputs = outputs
             result = self.create_proxy("call_module", path, args, kwargs)
         if isinstance(result, fx.Proxy):
             self.module_outputs.setdefault(path, []).append(result.node)
@@ -136,10 +138,10 @@ class _Tracer(fx.Tracer):
 
 
 def reads_training(module: nn.Module) -> bool:
-    """Whether a method of the module's own class looks at `self.training`."""
+    """Whether a method of the module's class, or of one it is derived from, looks at `self.training`."""
     if type(module).__module__.startswith("torch.nn."):
         return False
-    classes = [cls for cls in type(module).__mro__ if cls not in nn.Module.__mro__ and not cls.__module__.startswith("torch.nn.")]
+    classes = [cls for cls in type(module).__mro__ if cls not in nn.Module.__mro__]
     functions = [inspect.unwrap(value) for cls in classes for value in vars(cls).values() if inspect.isfunction(value)]
     return any("training" in function.__code__.co_names for function in functions)
 
@@ -198,6 +200,11 @@ class _Profile(fx.Interpreter):
         for node, value in self.env.items():
             if isinstance(value, Tensor) and value._version > self._versions.get(node, value._version):
                 self.overwritten.add(node)
+                self._versions[node] = value._version
+                if not n.users:
+                    raise ConversionError(
+                        f"{n.name} writes over {node.name} in place and its result isn't used, so a segment would lose it; write y = f(x) instead of f(x)"
+                    )
         if isinstance(result, Tensor):
             self._versions[n] = result._version
         return result
@@ -229,6 +236,8 @@ def _without_data(runner: nn.Module, model: nn.Module, example_input: Tensor) ->
     with torch.no_grad(), countable_attention():
         try:
             return torch.func.functional_call(runner, state, (sample.to("meta"),))
+        except ConversionError:
+            raise
         except Exception as error:
             if sample.device.type == "meta":
                 shape = tuple(sample.shape[1:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tardis_fl.early_exit.loading import EMPTY_LOADER, check_labels
+from tardis_fl.early_exit.loading import EMPTY_LOADER, check_labels, chosen_device
 from tardis_fl.early_exit.losses import Criterion, Distillation, check_exit_weights, targets_for
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.phases import Mode, Phase, epochs_of, phases_of, training_only
@@ -58,9 +60,9 @@ def train_model(
     Args:
         eenet: The network.
         loader: Gives batches of images and labels: class numbers (B,), or rows (B, classes) of floats.
-        criterion: Any loss of logits (B, classes). `BCEWithLogitsLoss` and other losses that compare element by
-            element get one-hot targets; others get the labels as they are.
-        optimizer: Holds at least the parameters that the mode trains.
+        criterion: Any loss of logits (B, classes). PyTorch's modules that compare element by element, such as
+            `BCEWithLogitsLoss` and `MSELoss`, get one-hot targets; others get the labels as they are.
+        optimizer: Holds the parameters that the mode trains; it may hold more.
         epochs: Passes over the loader in each phase, or one number a phase.
         exit_chosen: Train this exit alone; all that lies before it stays as it is.
         device: Where to train; None: a GPU where there is one. The network is moved there.
@@ -91,12 +93,21 @@ def train_model(
     if exit_weights is not None:
         exit_weights = [float(weight) for weight in exit_weights]
         check_exit_weights(exit_weights, len(eenet))
-    phases = phases_of(mode, len(eenet), exit_chosen, isinstance(eenet.segments[-1].exit, nn.Identity))
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm: got {max_grad_norm}; wanted a number above 0, or None")
+    phases = phases_of(mode, len(eenet), exit_chosen, eenet.last_exit_is_body)
+    for phase in phases:
+        if exit_weights is not None and not any(exit_weights[exit] for exit in phase.losses):
+            raise ValueError(f"exit_weights: got {exit_weights}; {phase.name} would be trained by no loss")
     if distillation is not None and all(len(phase.losses) < 2 for phase in phases):
         raise ValueError("distillation: it has no effect where one exit is trained at a time; leave it out, or train several with mode='joint'")
     counts = epochs_of(epochs, phases)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(device, eenet)
     eenet.to(device)
+    if isinstance(criterion, nn.Module):
+        criterion = copy.copy(criterion).to(device)
+    if isinstance(criterion, nn.CrossEntropyLoss) and label_smoothing:  # its own smoothing heeds class weights
+        criterion.label_smoothing, label_smoothing = label_smoothing, 0.0
     step = _Step(eenet, criterion, optimizer, exit_weights, distillation, label_smoothing, precision, max_grad_norm, device)
     records: list[EpochRecord] = []
     with _generators(seed, device), Progress(transient=True, disable=not (progress and _bar_can_be_shown())) as bar:
@@ -156,7 +167,7 @@ class _Step:
         def closure() -> Tensor:  # optimisers such as LBFGS call it several times
             loss, all_logits = self._loss(images, labels, phase, progress)
             first.append((loss.detach(), all_logits))
-            self._optimizer.zero_grad(set_to_none=True)
+            self._network.zero_grad(set_to_none=True)
             self._scaler.scale(loss).backward()
             if self._max_grad_norm is not None:
                 self._scaler.unscale_(self._optimizer)
@@ -185,6 +196,8 @@ class _Step:
         num_classes = next(iter(all_logits.values())).shape[1]
         if not labels.is_floating_point():
             check_labels(labels, num_classes)
+        elif labels.shape != (len(images), num_classes) or num_classes < 2:
+            raise ValueError(f"labels: got floats of shape {tuple(labels.shape)}; wanted class numbers ({len(images)},) or rows ({len(images)}, {num_classes})")
         targets = targets_for(self._criterion, labels, num_classes, self._label_smoothing)
         loss = images.new_zeros(())
         for exit, logits in all_logits.items():
@@ -197,11 +210,19 @@ class _Step:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], phase: Phase) -> None:
+    """Refuses an optimiser that holds nothing of what is trained, and warns of one that lacks a part."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in parameters):
+    lacking = [tuple(parameter.shape) for parameter in parameters if id(parameter) not in held]
+    if len(lacking) == len(parameters):
         raise ValueError(
             f"the optimizer holds none of the parameters that are trained here ({phase.name}); make it from eenet.parameters(), or from those of the chosen exit"
         )
+    if lacking:
+        shown = ", ".join(map(str, lacking[:3]))
+        warnings.warn(
+            f"the optimizer lacks {len(lacking)} of {len(parameters)} parameters that {phase.name} would train (of shape {shown}), which stay as they are; "
+            "was an exit replaced after it was made?", stacklevel=3,
+        )  # fmt: skip
 
 
 def _advance(scheduler: object | None, loss: float) -> None:

@@ -11,6 +11,8 @@ from tardis_fl.data.partition import Partition, load_partition
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
+from tardis_fl.early_exit.tracing import ConversionError
+from tardis_fl.errors import ConfigError
 from tardis_fl.federation.local_training import LocalData
 from tardis_fl.federation.messages import State, segments_state
 from tardis_fl.precision import resolve_precision, use_threads
@@ -60,9 +62,16 @@ def open_workspace(config_json: str) -> Workspace:
 
 
 def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
-    """Builds the configured network with the initial weights of the run's seed."""
+    """Builds the configured network with the initial weights of the run's seed.
+
+    Raises:
+        ConfigError: The backbone has too few places with work between them for so many tiers.
+    """
     model = config.model
-    return build_network(
-        model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=config.data.image_size,
-        exit_hidden=model.exit_hidden, cuts=model.cuts, num_segments=config.num_segments, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
-    )  # fmt: skip
+    try:
+        return build_network(
+            model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=config.data.image_size,
+            exit_hidden=model.exit_hidden, cuts=model.cuts, num_segments=config.num_segments, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
+        )  # fmt: skip
+    except ConversionError as error:
+        raise ConfigError(f"tiers: got {config.num_segments} tiers; the backbone {model.backbone!r} can't be cut so ({error})") from None

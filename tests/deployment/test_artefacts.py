@@ -8,7 +8,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from tardis_fl.codecs import transfer
 from tardis_fl.deployment.artefacts import load_bundle, save_bundle
 from tardis_fl.deployment.escalation import Rule
 from tardis_fl.early_exit import EarlyExitNetwork, build_network, convert, escalate
@@ -39,6 +41,33 @@ def test_a_registered_network_comes_back_with_its_rule(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "segment_0.safetensors", "segment_1.safetensors", "segment_2.safetensors"]
     answers, exits = escalate(bundle.networks(), IMAGES)
     assert answers.shape == (2, 10)
+
+
+def test_a_bundle_deploys_by_its_whole_rule(tmp_path):
+    """Codec and ensembling included."""
+    network = small_network()
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for _ in range(10):
+            network(images)
+        scores = network.eval()(images).softmax(-1).amax(-1).median(0).values
+    save_bundle(tmp_path, network, scores[:2], codec="uint8", ensemble=True)
+    bundle = load_bundle(tmp_path)
+    _, exits = bundle.escalate(images)
+    _, expected = escalate(bundle.networks(), images, transfer=transfer("uint8"), ensemble=True)
+    _, without = escalate(bundle.networks(), images, transfer=transfer("uint8"))
+    assert torch.equal(exits, expected)
+    assert not torch.equal(exits, without)
+    _, statistics = bundle.test(TensorDataset(images, torch.zeros(64, dtype=torch.int64)))
+    assert [counts["total"] for counts in statistics.values()] == torch.bincount(exits, minlength=3).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_come_back_in_their_type(tmp_path, dtype):
+    save_bundle(tmp_path, small_network().to(dtype), THRESHOLDS)
+    network = load_bundle(tmp_path).network
+    assert next(network.parameters()).dtype == dtype
+    assert network(IMAGES.to(dtype)).dtype == dtype
 
 
 def test_the_manifest_names_shapes_costs_and_hashes(folder):
@@ -107,6 +136,7 @@ def test_a_network_made_by_hand_needs_one_too(tmp_path):
         (THRESHOLDS, {"temperatures": [1.0, 0.0, 1.0]}, "temperatures: got [1.0, 0.0, 1.0]"),
         (THRESHOLDS, {"policy": "hope"}, "policy: got 'hope'; wanted one of max_softmax"),
         (THRESHOLDS, {"codec": "gif"}, "codec: got 'gif'"),
+        (THRESHOLDS, {"description": {"segments": 1}}, "description: got segments, which the manifest has itself"),
     ],
 )
 def test_a_rule_that_does_not_fit_is_not_saved(tmp_path, thresholds, options, text):

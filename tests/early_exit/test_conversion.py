@@ -139,9 +139,9 @@ def test_training_mode_survives_conversion():
 def test_the_models_own_mode_is_left_alone():
     model = Residual().train()
     model.block1.eval()
+    before = [module.training for module in model.modules()]
     convert(model, IMAGES, 2)
-    assert model.training
-    assert not model.block1.training
+    assert [module.training for module in model.modules()] == before
 
 
 def test_segments_take_any_batch_size():
@@ -201,6 +201,64 @@ def test_exits_adapt_to_maps_and_tokens(feature_shape, input_shape, layout):
     channels = feature_shape[-1] if layout == "positions" else feature_shape[0]
     first = next(module for module in head if isinstance(module, nn.Linear))
     assert first.in_features == channels
+
+
+class InheritedDropout(nn.Dropout):
+    """A class of one's own whose behaviour in training is inherited."""
+
+
+def test_inherited_behaviour_in_training_survives_too():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), InheritedDropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    network = convert(model, IMAGES, cuts=["1"]).train()
+    assert not torch.equal(network(IMAGES)[:, 1], network(IMAGES)[:, 1])
+
+
+class Untraceable(nn.Module):
+    """Branches on data after a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x if x.shape[0] == 0 or x.abs().sum() >= 0 else -x
+
+
+class TwicePooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.conv, self.fc = nn.MaxPool2d(2), nn.Conv2d(3, 3, 1), nn.Linear(3, 5)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.conv(self.pool(x))).mean((2, 3)))
+
+
+class LosesItsResult(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 5, 1), nn.Linear(5, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x.clamp_(0)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_module_that_cannot_be_traced_stays_whole():
+    model = nn.Sequential(Untraceable(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5)).eval()
+    network = convert(model, IMAGES, cuts=["0"]).eval()
+    with torch.no_grad():
+        assert torch.equal(network(IMAGES, exit_chosen=1), model(IMAGES))
+    assert "cuts: '0.conv' lies inside '0', which stays whole" in refusal(model, cuts=["0.conv"])
+
+
+def test_a_module_called_twice_has_no_cut_of_its_name():
+    assert "cuts: 'pool' is called 2 times" in refusal(TwicePooled(), cuts=["pool"])
+
+
+def test_an_operation_in_place_whose_result_is_lost_is_refused():
+    assert "clamp_ writes over conv in place and its result isn't used" in refusal(LosesItsResult())
 
 
 def refusal(model, example=IMAGES, **options):

@@ -118,13 +118,16 @@ def test_the_loss_is_the_seeds_mean_over_exits():
 
 
 def test_exit_weights_scale_each_exits_loss():
-    network = make_network()
-    before = copy.deepcopy(network.state_dict())
-    train(network, exit_weights=[1.0, 0.0, 0.0], learning_rate=0.01)
-    moved = changed(before, network)
-    assert parts(network, bodies=(0,), heads=(0,)) <= moved
-    difference = (network.state_dict()["segments.0.exit.1.weight"] - before["segments.0.exit.1.weight"]).abs().max()
-    assert difference > 1e-4
+    """An exit of weight 0 gets a gradient of 0, and one of weight 2 twice that of weight 1."""
+    moved = {}
+    for weight in (1.0, 2.0):
+        network = make_network()
+        before = copy.deepcopy(network.state_dict())
+        optimizer = torch.optim.SGD(network.parameters(), 0.01)
+        train_model(network, loader(24), nn.CrossEntropyLoss(), optimizer, exit_weights=[weight, 0.0, 0.0], **QUIET)
+        assert not parts(network, heads=(1,)) & changed(before, network)
+        moved[weight] = network.state_dict()["segments.0.exit.1.weight"] - before["segments.0.exit.1.weight"]
+    torch.testing.assert_close(moved[2.0], 2 * moved[1.0], rtol=1e-3, atol=1e-6)
 
 
 def test_a_seed_makes_shuffling_and_dropout_repeatable_and_leaves_the_global_generator_alone():
@@ -166,8 +169,32 @@ def test_optimisers_that_evaluate_several_times_work():
 
 
 def test_bfloat16_trains():
-    records = train(make_network(), 8, precision="bfloat16", learning_rate=0.02)
+    network, seen = make_network(), set()
+    network.segments[0].body[0].register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    records = train(network, 8, precision="bfloat16", learning_rate=0.02)
+    assert seen == {torch.bfloat16}
     assert records[-1].loss < records[0].loss
+
+
+def test_an_optimiser_that_lacks_a_replaced_exit_is_named():
+    network = make_network()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    network.segments[0].exit = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    with pytest.warns(UserWarning, match=r"the optimizer lacks 2 of \d+ parameters that all exits would train \(of shape"):
+        train_model(network, loader(), nn.CrossEntropyLoss(), optimizer, **QUIET)
+    with pytest.raises(AttributeError, match="exits only shows the network's modules"):
+        network.exits = nn.ModuleList()
+
+
+def test_soft_labels_train_and_are_smoothed_too():
+    rows = torch.nn.functional.one_hot(LABELS, 3).float()
+    losses = []
+    for labels in (rows, LABELS):
+        network = make_network()
+        optimizer = torch.optim.SGD(network.parameters(), 0.05)
+        records = train_model(network, loader(labels=labels), nn.BCEWithLogitsLoss(), optimizer, 2, label_smoothing=0.3, seed=1, **QUIET)
+        losses.append([(record.loss, record.num_correct) for record in records])
+    assert losses[0] == losses[1]
 
 
 def test_label_smoothing_equals_torchs_own():
@@ -227,6 +254,8 @@ def test_distillation_draws_exits_together():
         ({"label_smoothing": 1.0}, "label_smoothing: got 1.0"),
         ({"exit_chosen": 0, "distillation": Distillation()}, "distillation: it has no effect where one exit is trained at a time"),
         ({"step_scheduler": "sometimes"}, "step_scheduler: got 'sometimes'; wanted 'epoch' or 'batch'"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm: got -1.0; wanted a number above 0"),
+        ({"exit_chosen": 0, "exit_weights": [0, 1, 1]}, "exit 0 would be trained by no loss"),
         ({"precision": "int8"}, "precision: got 'int8'; wanted one of float32, bfloat16, float16"),
         ({"criterion": nn.NLLLoss(), "label_smoothing": 0.1}, "NLLLoss takes class numbers only"),
     ],
@@ -262,6 +291,9 @@ def test_accuracy_counts_agree_with_counting_one_by_one():
     network = make_network()
     correct, total = test_all_exits_accuracy(network, loader(7), "cpu")
     assert network.training, "the mode is left as it was"
+    network.segments[0].body[1].eval()
+    test_all_exits_accuracy(network, loader(7), "cpu")
+    assert not network.segments[0].body[1].training, "that of each module, too"
     network.eval()
     with torch.no_grad():
         expected = [

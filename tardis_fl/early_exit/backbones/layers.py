@@ -23,6 +23,8 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
+    if norm != "group":
+        raise ValueError(f"norm: got {norm!r}; wanted 'batch' or 'group'")
     num_groups = max(n for n in range(1, MAX_GROUPS + 1) if channels % n == 0 and (n == 1 or channels // n >= MIN_GROUP_CHANNELS))
     return nn.GroupNorm(num_groups, channels)
 
