@@ -26,6 +26,7 @@ from tardis_fl.errors import RunError
 
 SCORE_TOLERANCE = 1e-4
 """Backends differ by about 1e-6; nearer to a threshold than this, a sample may take another exit."""
+FEATURE_TOLERANCE = 1e-4
 EXAMPLE_BATCH = 2  # a batch of one would be taken for a constant
 
 
@@ -35,7 +36,7 @@ class Agreement:
 
     Attributes:
         num_samples: Samples that went through both.
-        num_near_threshold: Of these, samples with a score within SCORE_TOLERANCE of a threshold, whose exit may differ.
+        num_near_threshold: Of these, samples with a score within SCORE_TOLERANCE of a threshold that they reach, whose exit may differ.
         num_other_exit: Samples that took another exit; all are near a threshold.
         max_difference: Largest difference of a logit, over all exits.
     """
@@ -89,17 +90,18 @@ def compare_onnx(path: str | Path, images: Tensor, factory: Callable[[], nn.Modu
 
     Raises:
         RunError: The extra isn't installed, the ONNX files aren't there or not those of the manifest, or a sample that is
-            not near a threshold takes another exit.
+            not near a threshold takes another exit, or a segment hands on other features.
     """
     runtime = _need("onnxruntime")
     folder = Path(path)
     bundle = load_bundle(folder, factory)
     sessions = [_Session(runtime, folder, entry) for entry in _onnx_entries(folder, bundle)]
-    expected, got = _logits_of_both(bundle, sessions, images)
+    expected, got = _logits_of_both(folder, bundle, sessions, images)
     tables = [_scores(bundle, logits) for logits in (expected, got)]
     exits = [_exits(bundle, scores) for scores in tables]
     thresholds = np.asarray(bundle.rule.thresholds)[:, None]
-    near = (np.abs(tables[0] - thresholds) <= SCORE_TOLERANCE).any(axis=0)
+    reached = np.arange(len(thresholds))[:, None] <= np.minimum(*exits)
+    near = ((np.abs(tables[0] - thresholds) <= SCORE_TOLERANCE) & reached).any(axis=0)
     other = exits[0] != exits[1]
     difference = float((expected - got).abs().max())
     if (other & ~near).any():
@@ -124,7 +126,7 @@ class _Exportable(nn.Module):
 
 
 class _Session:
-    """An ONNX segment, from input (B, ...) to logits (B, classes)."""
+    """An ONNX segment that is called like a PyTorch one."""
 
     def __init__(self, runtime: ModuleType, folder: Path, entry: dict[str, str]) -> None:
         try:
@@ -135,8 +137,10 @@ class _Session:
             raise RunError(f"{folder / entry['file']}: its content isn't what the manifest was written for; export it again")
         self._session = runtime.InferenceSession(blob, providers=["CPUExecutionProvider"])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self._session.run(["logits"], {"x": x.contiguous().numpy()})[0])
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features and logits; of the last segment, logits twice."""
+        outputs = [torch.from_numpy(values) for values in self._session.run(None, {"x": x.contiguous().numpy()})]
+        return outputs[0], outputs[-1]
 
 
 def _onnx_entries(folder: Path, bundle: Bundle) -> list[dict[str, str]]:
@@ -163,8 +167,8 @@ def _export(module: nn.Module, x: Tensor, outputs: list[str], number: int) -> by
     return program.model_proto.SerializeToString()
 
 
-def _logits_of_both(bundle: Bundle, sessions: list[_Session], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns PyTorch's logits and ONNX Runtime's, each (exits, B, classes).
+def _logits_of_both(folder: Path, bundle: Bundle, sessions: list[_Session], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns PyTorch's logits and ONNX Runtime's, each (exits, B, classes), and checks that they hand on the same features.
 
     Every segment gets the same input on both sides, since a difference in the last bit can move a feature by a whole
     step of a lossy codec.
@@ -173,9 +177,12 @@ def _logits_of_both(bundle: Bundle, sessions: list[_Session], images: Tensor) ->
     with torch.no_grad():
         for number, (segment, session) in enumerate(zip(bundle.network, sessions, strict=True)):
             x = through(x) if number else x
-            theirs = session(x)
+            their_features, their_logits = session(x)
             x, logits = segment(x)
-            rows.append((logits, theirs))
+            rows.append((logits, their_logits))
+            if number < len(sessions) - 1 and not torch.allclose(x, their_features, rtol=FEATURE_TOLERANCE, atol=FEATURE_TOLERANCE * float(x.abs().max())):
+                difference = float((x - their_features).abs().max())
+                raise RunError(f"{folder}: segment {number} hands on other features in ONNX Runtime than in PyTorch; they differ by up to {difference:.3g}")
     return torch.stack([logits for logits, _ in rows]), torch.stack([logits for _, logits in rows])
 
 

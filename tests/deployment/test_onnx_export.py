@@ -67,8 +67,18 @@ def test_segments_that_decide_otherwise_are_reported(folder, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"onnx": entries}))
     for entry in entries:
         (tmp_path / entry["file"]).write_bytes((folder / entry["file"]).read_bytes())
-    with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
+    with pytest.raises(RunError, match="segment 0 hands on other features in ONNX Runtime than in PyTorch"):
         compare_onnx(tmp_path, IMAGES)
+
+
+def test_exits_that_decide_otherwise_are_reported(folder, monkeypatch):
+    """Same features, but logits that another exit would give."""
+    from tardis_fl.deployment import onnx_export
+
+    call = onnx_export._Session.__call__
+    monkeypatch.setattr(onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1]))
+    with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
+        compare_onnx(folder, IMAGES)
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):
