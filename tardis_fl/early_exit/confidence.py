@@ -87,7 +87,8 @@ def _without_vmap(confidence_function: Callable[[Tensor], Tensor], logits: Tenso
     except (RuntimeError, IndexError, ValueError) as error:
         try:
             return confidence_function(logits)
-        except Exception:
+        except Exception as batch_error:  # a user's function may raise anything
             raise ValueError(
-                f"confidence function: it failed on the logits of one sample, of shape ({logits.shape[1]},), and on a batch of them: {error}"
-            ) from error
+                f"confidence function: it failed on the logits of one sample, of shape ({logits.shape[1]},): {error}; "
+                f"and on a batch of them, of shape {tuple(logits.shape)}: {batch_error}"
+            ) from batch_error

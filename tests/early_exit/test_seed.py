@@ -176,6 +176,7 @@ def test_thresholds_that_do_not_fit_are_refused(eenet, thresholds, text):
         (lambda logits: logits * torch.nan, "got NaN for 5 of 5 samples"),
         (lambda logits: logits.abs().sum() + 2, "wanted [0, 1], up = safer to exit"),
         (lambda logits: logits.no_such_thing, "no_such_thing"),
+        (lambda logits: logits.softmax(dim=1) @ torch.ones(3), "and on a batch of them, of shape (5, 10): size mismatch"),
         (lambda logits: logits @ torch.ones(3), "confidence function: it failed on the logits of one sample, of shape (10,)"),
     ],
 )
