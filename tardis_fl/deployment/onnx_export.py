@@ -189,7 +189,7 @@ def _logits_of_both(folder: Path, bundle: Bundle, sessions: list[_Session], imag
 def _scores(bundle: Bundle, logits: Tensor) -> npt.NDArray[np.float64]:
     rule = bundle.rule
     if rule.ensemble:
-        logits = torch.from_numpy(ensemble_logits(logits.numpy()))
+        logits = ensemble_logits(logits)
     return torch.stack([score(rule.policy, rows, t) for rows, t in zip(logits[:-1], rule.temperatures, strict=False)]).numpy()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,7 +30,7 @@ class Ensemble:
             self._sum = self._sum[rows]
 
 
-def ensemble_logits(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def ensemble_logits(logits: Tensor) -> Tensor:
     """Returns, for each exit, the logits of the ensemble of it and all shallower ones: (exits, N, classes) from the same."""
     ensemble = Ensemble()
-    return torch.stack([ensemble.add(torch.from_numpy(rows)) for rows in logits]).numpy()
+    return torch.stack([ensemble.add(rows) for rows in logits])

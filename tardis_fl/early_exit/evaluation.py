@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.early_exit.ensemble import Ensemble, ensemble_logits
+from tardis_fl.early_exit.ensemble import ensemble_logits
 from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.early_exit.tracing import evaluation_mode
@@ -57,7 +57,7 @@ class ExitTable:
 
     def ensembled(self) -> Self:
         """Returns the table in which every exit answers by the geometric mean of itself and all shallower ones."""
-        return replace(self, logits=ensemble_logits(self.logits))
+        return replace(self, logits=ensemble_logits(torch.from_numpy(self.logits)).numpy())
 
     @classmethod
     def concatenate(cls, tables: Sequence[Self]) -> Self:
@@ -147,8 +147,7 @@ def test_all_exits_accuracy(
             logits = eenet(images)
             check_labels(labels, logits.shape[-1])
             if ensemble:
-                so_far = Ensemble()
-                logits = torch.stack([so_far.add(rows) for rows in logits.unbind(1)], dim=1)
+                logits = ensemble_logits(logits.transpose(0, 1)).transpose(0, 1)
             correct += (logits.argmax(-1) == labels[:, None]).sum(0)
             total += len(labels)
     return correct.tolist(), total
