@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Codec = Literal["uint8", "float16", "float32"]
+from tardis_fl.config.federation import FederationConfig, GroupConfig
+from tardis_fl.config.section import Codec, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
-
-class Section(BaseModel):
-    """A frozen, strict group of keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+EARLY_HEAVY = 0.3  # the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and 0.3
 
 
 class PartitionConfig(Section):
@@ -97,14 +90,16 @@ class ModelConfig(Section):
     """Network for small images: small_resnet is made for three tiers; the others are the forms for 32x32 images of those in papers."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from edge to cloud."""
-    norm: Literal["batch", "group"] = "batch"
-    """Norm layer; group has no running statistics that clients with skewed data could disagree on (small_resnet, resnet*, *_bn, mobilenet_v2)."""
+    norm: Literal["batch", "batch_local", "group"] = "batch"
+    """Norm layer (small_resnet, resnet*, *_bn, mobilenet_v2). batch: averaged like all weights; batch_local: each client trains with norm layers of its own (FedBN, Li et al. 2021), deployed is their average; group: has no running statistics that clients with skewed data could disagree on."""
     cuts: list[str] | None = None
     """Names of the children after which the network is cut, one fewer than tiers (`describe --cuts` lists them); null: the backbone's own for three tiers, else those nearest to equal shares of its multiply-accumulates."""
     exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
     """Hidden units in the head of the early exits, 0 for a single linear layer."""
     exit_weights: list[NonNegativeFloat] | None = None
-    """Weight of each exit's loss, from shallow to deep; null: 1 for all."""
+    """Weight of each exit's loss, from shallow to deep; null: as exit_weighting says."""
+    exit_weighting: Literal["uniform", "early_heavy", "serving_rate"] = "uniform"
+    """uniform: 1 for all; early_heavy: from 1 down to 0.3, each a fixed share of the one before; serving_rate: by the share of held-out samples that each exit answered at the last evaluation (federation.serving_score), on average 1."""
 
 
 class TierConfig(Section):
@@ -112,61 +107,6 @@ class TierConfig(Section):
 
     name: Annotated[str, Field(min_length=1, max_length=40)]
     """What the tier is called in reports."""
-
-
-class OptimizerConfig(Section):
-    """SGD with Nesterov momentum where momentum is above 0."""
-
-    batch_size: PositiveInt = 50
-    """Images a gradient step."""
-    learning_rate: PositiveFloat = 0.05
-    """Learning rate at the start."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate goes down over the planned rounds (server: rounds and final epochs)."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum."""
-    weight_decay: NonNegativeFloat = 5.0e-4
-    """L2 penalty."""
-
-
-class ServerOptimizerConfig(OptimizerConfig):
-    """SGD on features; batches are larger than on a client."""
-
-    batch_size: PositiveInt = 128
-    """Feature maps a gradient step."""
-
-
-class FederationConfig(Section):
-    """Who trains what, and how often."""
-
-    rounds: PositiveInt = 10
-    """Rounds of local training and aggregation."""
-    num_clients: PositiveInt = 10
-    """Clients in the fleet; each holds one shard."""
-    client_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the clients that is chosen for a round."""
-    client_depth: PositiveInt = 1
-    """Segments a client holds and trains; as many as there are tiers: plain FedAvg of the whole network."""
-    local_epochs: PositiveInt = 1
-    """Passes over its shard that a chosen client makes in a round."""
-    client: OptimizerConfig = OptimizerConfig()
-    """Local training on the clients."""
-    server: ServerOptimizerConfig = ServerOptimizerConfig()
-    """Training of the deeper segments on the server."""
-    server_epochs: Annotated[int, Field(ge=0)] = 1
-    """Passes over a round's features that the server makes after aggregating."""
-    final_server_epochs: Annotated[int, Field(ge=0)] = 5
-    """Passes on features of all clients, of the final client segments, after the last round."""
-    final_feature_views: PositiveInt = 1
-    """Differently augmented views of all training samples whose features travel for the final epochs; each serves an equal share of them."""
-    feature_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of a chosen client's training samples whose features travel in a round; the final epochs use all of them."""
-    feature_codec: Codec = "uint8"
-    """How features travel from client to server; uint8 and float16 are lossy, uint8 has a scale per sample."""
-    evaluate_every: Annotated[int, Field(ge=0)] = 1
-    """Rounds between evaluations on the clients' fit samples; 0: only after the last round."""
-    max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a round's clients that may fail before the run stops with exit code 4."""
 
 
 class DeploymentConfig(Section):
@@ -228,8 +168,28 @@ class Config(Section):
 
     @property
     def exit_weights(self) -> list[float]:
-        """Weight of each exit's loss, from shallow to deep."""
-        return self.model.exit_weights or [1.0] * self.num_segments
+        """Weight of each exit's loss at the start, from shallow to deep."""
+        count = self.num_segments
+        if self.model.exit_weights is not None:
+            return list(self.model.exit_weights)
+        return [EARLY_HEAVY ** (k / (count - 1)) for k in range(count)] if self.model.exit_weighting == "early_heavy" else [1.0] * count
+
+    @property
+    def groups(self) -> list[GroupConfig]:
+        """The fleet's groups; one of all clients where they are alike."""
+        return self.federation.fleet or [GroupConfig(name="all", share=1.0, depth=self.federation.client_depth)]
+
+    @property
+    def max_depth(self) -> int:
+        """Segments that at least one group holds; the others are the server's."""
+        return max(group.depth for group in self.groups)
+
+    @property
+    def server_start(self) -> int:
+        """Number, from 0, of the first segment that the server trains; the number of segments where it trains none."""
+        if self.federation.server_training == "none":
+            return self.num_segments
+        return self.max_depth if self.federation.server_segments == "unheld" else min(group.depth for group in self.groups)
 
     @property
     def clients_per_round(self) -> int:
