@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tardis_fl.errors import ConfigError, TardisError
+from tardis_fl.errors import ConfigError, RunError, TardisError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+WIDE_TABLE = 180  # columns, for output that goes to a file
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federated training and tiered deployment of early-exit networks."
@@ -34,6 +35,17 @@ def _errors_for_people() -> Iterator[None]:
     except TardisError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+
+
+@contextmanager
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Turns Ctrl-C into a line that says where what was complete is, and an exit code of its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"; what was complete is in {folder}" if folder.exists() else ""
+        print(f"\nstopped{kept}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _imported(name: str) -> Callable[[], Any]:
@@ -59,6 +71,7 @@ def simulate(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Folder for this run.", show_default="runs/NAME")] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run, instead of the configuration's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in this folder, after its last complete round.")] = False,
 ) -> None:
     """Train an early-exit network across clients and measure its deployment."""
     from tardis_fl.config import load_config
@@ -66,15 +79,57 @@ def simulate(
     with _errors_for_people():
         config = load_config(config_path, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
         folder = output or Path("runs") / config.name
-        try:
+        with _stoppable(folder):
             from tardis_fl.screen import Screen
             from tardis_fl.simulate import simulate as run
 
-            run(config, folder, Screen())
-        except KeyboardInterrupt:
-            kept = f"; what was complete is in {folder}" if folder.exists() else ""
-            print(f"\nstopped{kept}", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            run(config, folder, Screen(), resume=resume)
+
+
+@app.command()
+def sweep(
+    config_path: ConfigPath,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=V1,V2,...", help="Values of a key, such as data.partition.alpha=0.1,1.0; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repeats of each point: the configuration's seed and those that follow it.")] = 3,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Folder for all runs.", show_default="runs/NAME-sweep")] = None,
+) -> None:
+    """Run every combination of values over several seeds, and compare them; what is finished isn't run again."""
+    with _errors_for_people():
+        from tardis_fl.sweep.grid import plan_sweep
+
+        grid = plan_sweep(config_path, settings or [], num_seeds=seeds)
+        folder = output or Path("runs") / f"{grid.name}-sweep"
+        with _stoppable(folder):
+            from rich.console import Console
+
+            from tardis_fl.sweep.running import run_sweep
+
+            console = Console(highlight=False)
+            failed = run_sweep(grid, folder, console if console.is_terminal else Console(highlight=False, width=WIDE_TABLE)).failed
+        if failed:
+            raise RunError(f"{len(failed)} of {len(grid.points) * seeds} runs failed; the others are in {folder / 'sweep.md'}")
+
+
+@app.command()
+def baselines(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Folder of the run.", show_default="runs/NAME")] = None,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Clients that train alone, drawn by the seed; all where there are fewer.")] = 10,
+) -> None:
+    """Train the same data and budget otherwise (centralised, each client alone, FedAvg, device only), into the run's report."""
+    from tardis_fl.config import load_config
+
+    with _errors_for_people():
+        config = load_config(config_path, overrides or [])
+        folder = output or Path("runs") / config.name
+        with _stoppable(folder):
+            from tardis_fl.reference_rows.running import add_reference_rows
+            from tardis_fl.screen import Screen
+
+            add_reference_rows(config, folder, Screen(), num_clients=clients)
 
 
 @app.command()

@@ -44,6 +44,6 @@ def describe(config: Config, *, cuts: bool, console: Console | None = None) -> N
     for warning in oversized(costs, names, 3 * size * size):
         console.print(f"[bold yellow]warning:[/bold yellow] {escape(warning)}", soft_wrap=True)
     if cuts:
-        plain = build_backbone(model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=size, seed=0)
+        plain = build_backbone(model.backbone, num_classes=num_classes, width=model.width, norm=config.norm_layer, image_size=size, seed=0)
         places = CutTable([cut for cut in candidate_cuts(plain, torch.zeros(1, *shape)) if cut.name in info.children])
         console.print(f"\n{escape(str(places))}", soft_wrap=True)

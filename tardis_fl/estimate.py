@@ -12,7 +12,7 @@ import torch
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.network import EarlyExitNetwork, segments_loss
 from tardis_fl.federation.events import Work
-from tardis_fl.precision import training_arithmetic
+from tardis_fl.precision import resolve_device, training_arithmetic
 
 TIMED_STEPS = 2
 PASSES_OVER_HELD_OUT = 2.0  # an evaluation in float32 costs about two forward passes of training
@@ -20,18 +20,25 @@ PASSES_OVER_HELD_OUT = 2.0  # an evaluation in float32 costs about two forward p
 
 @dataclass(frozen=True)
 class Plan:
-    """Planned work in samples, and the seconds each sample takes, by kind of work."""
+    """Planned work in samples, in the rounds and in the final epochs, and the seconds each sample takes, by kind of work."""
 
-    num_samples: dict[Work, int]
+    in_rounds: dict[Work, float]
+    in_final_epochs: dict[Work, float]
     seconds_per_sample: dict[Work, float]
 
     @property
     def seconds(self) -> float:
         """Estimated time of the federation."""
-        return sum(count * self.seconds_per_sample[work] for work, count in self.num_samples.items())
+        return sum(count * self.seconds_per_sample[work] for part in (self.in_rounds, self.in_final_epochs) for work, count in part.items())
+
+    def rest(self, rounds_done: float, final_epochs_done: float) -> Plan:
+        """Returns what is left when these shares are done."""
+        parts = ((self.in_rounds, rounds_done), (self.in_final_epochs, final_epochs_done))
+        in_rounds, in_final_epochs = ({work: count * (1 - done) for work, count in part.items()} for part, done in parts)
+        return Plan(in_rounds, in_final_epochs, self.seconds_per_sample)
 
 
-def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], *, num_train: int, num_fit: int, precision: str) -> Plan:
+def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], *, num_train: int, num_fit: int, num_proxy: int, precision: str) -> Plan:
     """Counts the samples that a run will work on and times a few steps of each kind on a copy of the network.
 
     Args:
@@ -40,53 +47,59 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
         image_shape: (C, H, W).
         num_train: Training samples of all clients.
         num_fit: Fit samples of all clients.
+        num_proxy: The server's own samples.
         precision: Arithmetic of training.
     """
     federation = config.federation
     share = config.clients_per_round / federation.num_clients
-    a_round = round(num_train * share)
-    deeper = federation.client_depth < config.num_segments
-    features = round(a_round * federation.feature_fraction) * federation.rounds if deeper and federation.server_epochs else 0
-    final = num_train * federation.final_server_epochs if deeper else 0
-    final_views = num_train * federation.final_feature_views if final else 0
+    trained = num_train * share * federation.local_epochs * federation.rounds
+    sends = sum(group.share for group in config.groups if group.depth < config.num_segments)  # of the clients those who don't hold all
+    proxy, deeper = federation.server_training == "proxy", config.server_start < config.num_segments
+    a_round = num_proxy if proxy else num_train * share * federation.feature_fraction * sends
+    collected = a_round * federation.rounds if deeper and federation.server_epochs and not federation.split else 0.0
+    served = trained * sends if federation.split else collected * federation.server_epochs * min(federation.feature_buffer_rounds, federation.rounds)
+    final = (num_proxy if proxy else num_train * sends) if deeper and federation.final_server_epochs else 0.0
     evaluations = -(-federation.rounds // federation.evaluate_every) if federation.evaluate_every else 1
-    final_evaluations = (federation.final_server_epochs if federation.evaluate_every else 1) if deeper else 0
-    num_samples: dict[Work, int] = {
-        "train": a_round * federation.local_epochs * federation.rounds,
-        "features": features + final_views,
-        "server": features * federation.server_epochs + final,
-        "evaluate": round(num_fit * share) * evaluations + num_fit * final_evaluations,
-    }
-    return Plan(num_samples, _time_steps(config, copy.deepcopy(network), image_shape, precision))
+    in_rounds: dict[Work, float] = {"train": trained, "features": collected, "server": served, "evaluate": num_fit * share * evaluations}
+    in_final_epochs: dict[Work, float] = {
+        "features": final * federation.final_feature_views, "server": final * federation.final_server_epochs,
+        "evaluate": num_fit * (federation.final_server_epochs if federation.evaluate_every else 1) if final else 0.0,
+    }  # fmt: skip
+    return Plan(in_rounds, in_final_epochs, _time_steps(config, copy.deepcopy(network), image_shape, precision))
 
 
 def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], precision: str) -> dict[Work, float]:
-    depth = config.federation.client_depth
-    held, deeper = list(network)[:depth], list(network)[depth:]
-    images = torch.zeros(config.federation.client.batch_size, *image_shape).contiguous(memory_format=torch.channels_last)
-    train = _seconds_per_sample(len(images), lambda: _step(held, images, precision))
+    device, segments = resolve_device(config.runtime), list(network.to(resolve_device(config.runtime)))
+    images = torch.zeros(config.federation.client.batch_size, *image_shape, device=device).contiguous(memory_format=torch.channels_last)
+    shares: dict[int, float] = {}
+    for group in config.groups:
+        shares[group.depth] = shares.get(group.depth, 0.0) + group.share
+    train = sum(share * _seconds_per_sample(len(images), lambda depth=depth: _step(segments[:depth], images, precision)) for depth, share in shares.items())
+    held = segments[: config.server_start] if config.federation.server_training == "proxy" else segments[: config.max_depth]
 
     def forward() -> torch.Tensor:
-        with torch.no_grad(), training_arithmetic(precision):
+        with torch.no_grad(), training_arithmetic(precision, device):
             x = images
             for segment in held:
                 x = segment.body(x)
         return x
 
     forward_seconds = _seconds_per_sample(len(images), forward)
-    server = 0.0
+    server, deeper = 0.0, segments[len(held) :]
     if deeper:
-        features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:])
+        features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:], device=device)
         if features.dim() == 4:
             features = features.contiguous(memory_format=torch.channels_last)
         server = _seconds_per_sample(len(features), lambda: _step(deeper, features, precision))
+    if config.federation.split:
+        train += forward_seconds
     return {"train": train, "features": forward_seconds, "server": server, "evaluate": PASSES_OVER_HELD_OUT * (forward_seconds + server / 3)}
 
 
 def _step(segments: list, x: torch.Tensor, precision: str) -> None:
-    labels = torch.zeros(len(x), dtype=torch.int64)
-    with training_arithmetic(precision):
-        loss, _ = segments_loss(segments, x, labels, [1.0] * len(segments))
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    with training_arithmetic(precision, x.device):
+        loss, _, _ = segments_loss(segments, x, labels, [1.0] * len(segments))
     loss.backward()
 
 

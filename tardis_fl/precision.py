@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from tardis_fl.config.schema import RuntimeConfig
+from tardis_fl.errors import ConfigError
 
 
 def use_threads(runtime: RuntimeConfig) -> int:
@@ -17,14 +18,28 @@ def use_threads(runtime: RuntimeConfig) -> int:
     return threads
 
 
+def resolve_device(runtime: RuntimeConfig) -> torch.device:
+    """Returns where training and evaluation compute; auto takes a GPU where there is one.
+
+    Raises:
+        ConfigError: The configuration wants a GPU and PyTorch sees none.
+    """
+    there = torch.cuda.is_available()
+    if runtime.device == "cuda" and not there:
+        raise ConfigError("runtime.device: got 'cuda'; PyTorch sees no GPU here; wanted auto or cpu")
+    return torch.device("cuda" if there and runtime.device != "cpu" else "cpu")
+
+
 def resolve_precision(runtime: RuntimeConfig) -> str:
-    """Returns float32 or bfloat16; auto takes bfloat16 where the processor has instructions for it (AVX-512 BF16 or AMX)."""
+    """Returns float32 or bfloat16; auto takes bfloat16 where there are instructions for it (AVX-512 BF16, AMX, or a GPU's)."""
     if runtime.precision != "auto":
         return runtime.precision
+    if resolve_device(runtime).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "bfloat16" if any(check() for check in checks if check) else "float32"
 
 
-def training_arithmetic(precision: str) -> AbstractContextManager[object]:
+def training_arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Returns the context that forward passes of training run in."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -71,6 +71,3 @@ LINKS: dict[LinkName, LinkProfile] = {
     "dsl": LinkProfile(1 * MBIT, 2 * MBIT, 0.005),
     "wifi": LinkProfile(15 * MBIT, 30 * MBIT, 0.002),
 }
-
-
-

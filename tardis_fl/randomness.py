@@ -27,6 +27,13 @@ class Purpose(IntEnum):
     SERVER_SHUFFLE = 7
     SYNTHETIC_DATA = 9
     SUBSET = 10
+    REFERENCE = 11
+    GROUPS = 12
+    AVAILABILITY = 13
+    FAULTS = 14
+    PROXY = 15
+    STATISTICS = 16
+    SPLIT_VIEW = 17
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

@@ -21,14 +21,16 @@ from tardis_fl.errors import ConfigError, RunError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import Tensor
-
     from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
-    from tardis_fl.federation.events import Failure, RoundRecord
+    from tardis_fl.federation.events import Failure, RoundRecord, Snapshot
+    from tardis_fl.federation.rounds import Past
 
 MARKS = ("rounds.jsonl", "report.json")  # a folder of ours without them holds no complete round, and may be used again
 OURS = "environment.json"
+REPORTS = ("report.json", "report.md", "report.html")
+ROUND_CHECKPOINT = Path("checkpoint") / "round.safetensors"
+EPOCH_CHECKPOINT = Path("checkpoint") / "final_epoch.safetensors"
 PACKAGES = ("tardis_fl", "torch", "torchvision", "flwr", "flwr-datasets", "numpy", "pydantic", "safetensors", "matplotlib")
 
 
@@ -38,24 +40,30 @@ class RunFolder:
     Args:
         path: The folder. Made here, with the resolved configuration in it.
         config: The run's configuration.
+        resume: Whether it may hold an unfinished run, which goes on.
+
+    Attributes:
+        past: Where that run goes on; None where no round is complete.
 
     Raises:
-        ConfigError: The folder holds another run.
-        RunError: The folder can't be written.
+        ConfigError: The folder holds another run, or a checkpoint of another configuration.
+        RunError: The folder can't be written, or what a run goes on from is damaged.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
-        self.check_free(path)
+    def __init__(self, path: Path, config: Config, *, resume: bool = False) -> None:
+        self.path, self._config = path, config
+        self.check_free(path, resume=resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: can't make this folder ({error.strerror or error}); choose another with --output DIR") from None
-        shutil.rmtree(path / "failures", ignore_errors=True)
+        if not resume:
+            shutil.rmtree(path / "failures", ignore_errors=True)
+        self.past = self._read_past() if resume else None
         write_text(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
     @staticmethod
-    def check_free(path: Path) -> None:
+    def check_free(path: Path, *, resume: bool = False) -> None:
         """Refuses a path that is a file or a folder with another run.
 
         Raises:
@@ -65,16 +73,80 @@ class RunFolder:
             raise ConfigError(f"{path}: is a file; wanted a folder for the run, see --output")
         if path.is_dir() and any(path.iterdir()) and not (path / OURS).exists() and not any((path / mark).exists() for mark in MARKS):
             raise ConfigError(f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)")
-        if any((path / mark).exists() for mark in MARKS):
+        if any((path / mark).exists() for mark in MARKS) and not resume:
             raise ConfigError(
-                f"{path}: holds another run{_describe(path)}. Choose another name (--name NAME) or folder (--output DIR), or move it away. "
-                "An interrupted run can't be resumed yet; its checkpoint and rounds stay readable."
+                f"{path}: holds another run{_describe(path)}. Go on with it (--resume), choose another name (--name NAME) or folder (--output DIR), or move it away."
             )
 
-    def write_environment(self, *, threads: int, precision: str, data_hash: str) -> None:
-        """Writes what the run depends on beside its configuration."""
-        environment = {**machine_facts(), "threads": threads, "precision": precision, "commit": _commit(), "data_hash": data_hash}
-        write_json(self.path / "environment.json", environment)
+    def _read_past(self) -> Past | None:
+        """Returns where an interrupted run goes on; None where no round is complete.
+
+        Lines after the checkpoint, written by a run that was killed between the two, are cut off.
+
+        Raises:
+            RunError: The checkpoint or the records are damaged.
+            ConfigError: The checkpoint is of another configuration.
+        """
+        from tardis_fl.federation.checkpoint import read_checkpoint
+        from tardis_fl.federation.rounds import Past
+
+        round_path, epoch_path = self.path / ROUND_CHECKPOINT, self.path / EPOCH_CHECKPOINT
+        if not round_path.exists():
+            for name in ("rounds.jsonl", "final_epochs.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+            return None
+        snapshot = read_checkpoint(round_path, self._config)
+        if epoch_path.exists():
+            later = read_checkpoint(epoch_path, self._config)
+            if later.facts["round"] == self._config.federation.rounds:
+                snapshot = later
+            else:
+                epoch_path.unlink()  # more rounds than before: the final epochs come anew
+        for name in REPORTS:
+            (self.path / name).unlink(missing_ok=True)
+        rounds = self._read_records("rounds.jsonl", snapshot.facts["round"])
+        return Past(snapshot, rounds, self._read_records("final_epochs.jsonl", snapshot.facts["final_epoch"]))
+
+    def _read_records(self, name: str, count: int) -> list[RoundRecord]:
+        from tardis_fl.federation.events import RoundRecord
+
+        path = self.path / name
+        lines = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []
+        if len(lines) < count:
+            raise RunError(f"{path}: holds {len(lines)} lines, the checkpoint is of {count}; start anew with another --name")
+        try:
+            records = [RoundRecord.from_json(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: a line can't be read ({error!r}); start anew with another --name") from None
+        if path.exists():
+            write_bytes(path, b"".join(lines))
+        return records
+
+    def describe_environment(self, *, threads: int, precision: str, device: str, data_hash: str) -> dict[str, Any]:
+        """Returns what the run depends on beside its configuration."""
+        return {**machine_facts(), "threads": threads, "precision": precision, "device": device, "commit": _commit(), "data_hash": data_hash}
+
+    def compare_environment(self, environment: Mapping[str, Any]) -> list[str]:
+        """Returns warnings about what differs from the sitting before, where a resumed run goes on.
+
+        Raises:
+            ConfigError: The data are others.
+        """
+        path = self.path / OURS
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: can't be read ({error}); start anew with another --name") from None
+        if before.get("data_hash") != environment["data_hash"]:
+            raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
+        keys = [key for key in ("threads", "precision", "device", "versions", "processor") if before.get(key) != environment[key]]
+        if not keys:
+            return []
+        return [f"this run was interrupted and went on with other {', '.join(keys)}: its last digits are not those of a run without interruption"]
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Writes what `describe_environment` returned."""
+        write_json(self.path / OURS, environment)
 
     def write_partition(self, shards: Sequence[Shard]) -> None:
         """Writes who holds what: sample ids of the training split, with the client and the role of each."""
@@ -118,13 +190,17 @@ class RunFolder:
         write_text(path, f"round {failure.round}, client {failure.client}, {failure.stage}\n\n{failure.details.rstrip()}\n")
         return path
 
-    def write_checkpoint(self, round_number: int, state: Mapping[str, Tensor]) -> None:
-        """Replaces the checkpoint by the whole network after a complete round."""
-        from safetensors.torch import save
+    def write_round_checkpoint(self, snapshot: Snapshot) -> None:
+        """Replaces the checkpoint of the last complete round."""
+        from tardis_fl.federation.checkpoint import write_checkpoint
 
-        folder = self.path / "checkpoint"
-        folder.mkdir(exist_ok=True)
-        write_bytes(folder / "network.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}, {"round": str(round_number)}))
+        write_checkpoint(self.path / ROUND_CHECKPOINT, snapshot, self._config)
+
+    def write_epoch_checkpoint(self, snapshot: Snapshot) -> None:
+        """Replaces the checkpoint of the last complete final epoch; that of the last round stays, for runs that go on with more rounds."""
+        from tardis_fl.federation.checkpoint import write_checkpoint
+
+        write_checkpoint(self.path / EPOCH_CHECKPOINT, snapshot, self._config)
 
     def write_exit_table(self, tables: Sequence[ExitTable]) -> None:
         """Writes the tables of several roles as one, with the role of each row."""

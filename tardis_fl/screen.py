@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from tardis_fl.config.schema import Config
+from tardis_fl.federation.population import group_sizes
 from tardis_fl.report.text import bytes_text, duration_text, percent
 
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
     from tardis_fl.early_exit.counting import SegmentCost
     from tardis_fl.estimate import Plan
-    from tardis_fl.federation.events import Failure, Listener, RoundRecord, Work
+    from tardis_fl.federation.events import Failure, Listener, RoundRecord, Snapshot, Work
+    from tardis_fl.federation.rounds import Past
     from tardis_fl.report.results import Report
     from tardis_fl.run_folder import RunFolder
 
@@ -55,14 +57,18 @@ class Screen:
         """Shows what will run, on what data, and roughly how long."""
         federation, data = config.federation, config.data
         names = [tier.name for tier in config.tiers]
-        held, deeper = names[: federation.client_depth], names[federation.client_depth :]
         print_ = partial(self.console.print, soft_wrap=True)
         print_(f"\n[bold]{escape(config.name)}[/bold]  (seed {config.seed})")
         print_(f"  data        {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, {escape(dataset.source)}")
         print_(
             f"  clients     {federation.num_clients}, {config.clients_per_round} a round; partition {_partition_text(config)}; held out {percent(data.fit_fraction)} fit, {percent(data.calibration_fraction)} calibrate"
         )
-        print_(f"  training    {federation.rounds} rounds; clients train {escape(' + '.join(held))}" + _server_text(federation.final_server_epochs, deeper))
+        print_(
+            f"  training    {federation.rounds} rounds; clients train {escape(_held_text(config, names))}" + _server_text(config, names[config.server_start :])
+        )
+        if federation.faults:
+            kinds = ", ".join(dict.fromkeys(fault.kind for fault in federation.faults))
+            print_(f"  faults      injected: {kinds}; the run goes on while at most {percent(federation.max_failed_fraction)} of a round's clients fail")
         print_(f"  machine     {threads} thread{'s' if threads != 1 else ''}, training in {precision}")
         print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
         from tardis_fl.early_exit.summary import summary_table
@@ -76,9 +82,16 @@ class Screen:
         for warning in warnings:
             print_(f"[bold yellow]warning:[/bold yellow] {escape(warning)}")
 
+    def resuming(self, past: Past) -> None:
+        """Says where an interrupted run goes on."""
+        epochs = f" and {len(past.final_epochs)} final epochs" if past.final_epochs else ""
+        self.console.print(f"going on after {len(past.rounds)} complete rounds{epochs}")
+
     @contextmanager
     def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Listener]:
         """Shows the progress of a training and keeps its records in the run's folder."""
+        if past := run.past:
+            plan = plan.rest(len(past.rounds) / config.federation.rounds, len(past.final_epochs) / max(1, config.federation.final_server_epochs))
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
@@ -144,13 +157,14 @@ class _Watcher:
             soft_wrap=True,
         )
 
-    def round_done(self, record: RoundRecord, state: dict[str, Any]) -> None:
+    def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
         self._run.append_round(record)
-        self._run.write_checkpoint(record.round, state)
+        self._run.write_round_checkpoint(snapshot())
         self._show(f"round {record.round}/{self._config.federation.rounds}", record)
 
-    def epoch_done(self, record: RoundRecord) -> None:
+    def epoch_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
         self._run.append_final_epoch(record)
+        self._run.write_epoch_checkpoint(snapshot())
         epoch = record.round - self._config.federation.rounds
         self._show(f"server epoch {epoch}/{self._config.federation.final_server_epochs}", record)
 
@@ -165,11 +179,23 @@ class _Watcher:
         self._console.print(f"{what}  {text or 'not evaluated'}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
 
 
-def _server_text(final_epochs: int, deeper: Sequence[str]) -> str:
-    if not deeper:
-        return ", the whole network (FedAvg)"
-    more = f", then {final_epochs} epochs more" if final_epochs else ""
-    return f", the server {escape(' + '.join(deeper))}{more}"
+def _held_text(config: Config, names: Sequence[str]) -> str:
+    """Says which segments clients hold, by group where there are several."""
+    texts = []
+    for group, size in zip(config.groups, group_sizes([group.share for group in config.groups], config.federation.num_clients), strict=True):
+        held = " + ".join(names[: group.depth])
+        profile = ", ".join(part for part in (group.device, group.link) if part)
+        texts.append(f"{held} ({size} {group.name}{f', {profile}' if profile else ''})" if config.federation.fleet else held)
+    return "; ".join(texts)
+
+
+def _server_text(config: Config, trained: Sequence[str]) -> str:
+    federation = config.federation
+    if not trained:
+        return ", the whole network (FedAvg)" if all(group.depth == config.num_segments for group in config.groups) else "; the server none"
+    on = "step by step with them" if federation.split else "on its own images" if federation.server_training == "proxy" else ""
+    more = f", then {federation.final_server_epochs} epochs more" if federation.final_server_epochs else ""
+    return f"; the server {escape(' + '.join(trained))}{f' {on}' if on else ''}{more}"
 
 
 def _partition_text(config: Config) -> str:

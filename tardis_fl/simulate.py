@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from tardis_fl.screen import Screen
 
 
-def simulate(config: Config, folder: Path, screen: Screen) -> Report:
+def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = False) -> Report:
     """Trains and deploys what `config` describes, and leaves everything in `folder`.
 
     Args:
         config: The experiment.
         folder: The run's folder; must not hold another run.
         screen: Shows what is going on.
+        resume: Go on with the unfinished run in the folder, where there is one, after its last complete round.
 
     Raises:
         ConfigError, DataError, RunError: See `tardis_fl.errors`; the message is for the user.
@@ -49,13 +50,13 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
     from tardis_fl.federation.workspace import new_network
-    from tardis_fl.precision import resolve_precision, use_threads
+    from tardis_fl.precision import resolve_device, resolve_precision, use_threads
     from tardis_fl.report.assembly import assemble, boundary_bytes
     from tardis_fl.report.render import render_html, render_markdown
     from tardis_fl.run_folder import RunFolder
 
-    RunFolder.check_free(folder)
-    threads, precision = use_threads(config.runtime), resolve_precision(config.runtime)
+    RunFolder.check_free(folder, resume=resume)
+    threads, precision, device = use_threads(config.runtime), resolve_precision(config.runtime), resolve_device(config.runtime)
 
     screen.doing("loading the data")
     dataset = load_dataset(config)
@@ -67,21 +68,25 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
     height, width, channels = dataset.train.images.shape[1:]
     costs = segment_costs(network, (channels, height, width))
     tiers = [tier.name for tier in config.tiers]
-    left_out = undealt(counts, dataset.train.labels, dataset.class_names)
+    left_out = undealt(counts, np.delete(dataset.train.labels, partition.proxy), dataset.class_names)
     warnings = [*dataset.warnings, *([left_out] if left_out else []), *without_effect(config), *oversized(costs, tiers, dataset.train.image_bytes)]
 
     work = plan(
         config, network, (channels, height, width), precision=precision,
-        num_train=sum(len(shard.train) for shard in shards), num_fit=sum(len(shard.fit) for shard in shards),
+        num_train=sum(len(shard.train) for shard in shards), num_fit=sum(len(shard.fit) for shard in shards), num_proxy=len(partition.proxy),
     )  # fmt: skip
     screen.summary(config, dataset, counts, costs, work, threads=threads, precision=precision, warnings=warnings)
 
-    run = RunFolder(folder, config)
-    run.write_environment(threads=threads, precision=precision, data_hash=dataset.content_hash)
+    run = RunFolder(folder, config, resume=resume)
+    environment = run.describe_environment(threads=threads, precision=precision, device=device.type, data_hash=dataset.content_hash)
+    if run.past is not None:
+        warnings += run.compare_environment(environment)
+        screen.resuming(run.past)
+    run.write_environment(environment)
     run.write_partition(shards)
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:
-        server_app = build_server_app(listener, received.append)
+        server_app = build_server_app(listener, received.append, run.past)
         run_inline(server_app, client_app, num_clients=config.federation.num_clients, run_config={"config": config.model_dump_json()})
     trained = received.pop()
 
@@ -95,6 +100,8 @@ def simulate(config: Config, folder: Path, screen: Screen) -> Report:
 
     def test_images(rows: slice) -> torch.Tensor:
         return dataset.normalisation(torch.from_numpy(dataset.test.images[rows]))
+
+    trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
 
     count, labels = len(dataset.test), np.asarray(dataset.test.labels)
     sample_ids, no_client = len(dataset.train) + np.arange(count), np.full(count, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +17,10 @@ from tardis_fl.run_folder import RunFolder
 from tests.conftest import small_config
 
 RECORD = RoundRecord(
-    1, (0, 2), (Failure(1, 2, "train", "E: x", "trace"),), 0.1, Counts(10, 2.5, (4,)), None, Counts(8, 0.0, (4, 6)), {"weights": 5}, {"weights": 7}, 0.5
-)
+    round=1, clients=(0, 2), failures=(Failure(1, 2, "train", "error", "E: x", "trace"),), num_late=0, num_repeated=1, learning_rate=0.1,
+    exit_weights=(1.0, 0.5), update_norm={"median": 1.5, "max": 2.0}, train=Counts(10, 2.5, (4,)), server=None, feature_ages={0: 7},
+    validation=Counts(8, 0.0, (4, 6)), bytes_up={"weights": 5}, bytes_down={"weights": 7}, virtual_seconds=None, seconds=0.5,
+)  # fmt: skip
 
 
 def full_disk(*_, **__):
@@ -26,13 +29,16 @@ def full_disk(*_, **__):
 
 def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
     RunFolder(tmp_path / "run", small_config()).append_round(RECORD)
-    with pytest.raises(ConfigError, match=r"holds another run \(unfinished, 1 rounds\). Choose another name \(--name NAME\) or folder \(--output DIR\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds another run \(unfinished, 1 rounds\). Go on with it \(--resume\), choose another name \(--name NAME\) or folder \(--output DIR\)",
+    ):
         RunFolder(tmp_path / "run", small_config())
 
 
 def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", small_config())
-    folder.write_environment(threads=1, precision="float32", data_hash="x")
+    folder.write_environment(folder.describe_environment(threads=1, precision="float32", device="cpu", data_hash="x"))
     folder.write_failure(RECORD.failures[0])
     RunFolder(tmp_path / "run", small_config())
     assert not (tmp_path / "run" / "failures").exists()
@@ -57,9 +63,11 @@ def test_a_round_is_one_line_with_integer_counts(tmp_path):
     folder.append_round(RECORD)
     lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert len(lines) == 2
-    assert lines[0]["validation"] == {"num_samples": 8, "loss_sum": 0.0, "correct": [4, 6]}
+    assert lines[0]["validation"] == {"num_samples": 8, "loss_sum": 0.0, "correct": [4, 6], "seen": [8, 8], "answered": []}
     assert lines[0]["validation_accuracy"] == [0.5, 0.75]
-    assert lines[0]["failures"] == [{"client": 2, "stage": "train", "reason": "E: x"}]
+    assert lines[0]["failures"] == [{"client": 2, "stage": "train", "kind": "error", "reason": "E: x"}]
+    again = RoundRecord.from_json(lines[0])
+    assert again == replace(RECORD, failures=(replace(RECORD.failures[0], details="E: x"),))  # tracebacks lie in files of their own
 
 
 def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):

@@ -242,10 +242,14 @@ def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
     if key.isdigit():
         return section
     field = section.model_fields.get(key)
-    if field is None:
-        return None
-    candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return _section_in(field.annotation) if field is not None else None
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """Returns the group of keys in an annotation such as `list[Group] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
 
 
 def key_paths(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -254,8 +258,8 @@ def key_paths(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[s
         inner = _section_of(section, key)
         if inner is None:
             yield f"{prefix}{key}"
-        elif key == "tiers":
-            yield from key_paths(inner, f"{prefix}{key}.0.")
-        else:
+            continue
+        field = section.model_fields[key]
+        if key != "tiers":
             yield f"{prefix}{key}"
-            yield from key_paths(inner, f"{prefix}{key}.")
+        yield from key_paths(inner, f"{prefix}{key}.0." if field.annotation is not inner else f"{prefix}{key}.")

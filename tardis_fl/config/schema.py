@@ -133,6 +133,8 @@ class RuntimeConfig(Section):
 
     engine: Literal["inline"] = "inline"
     """inline: ServerApp and ClientApps in this process."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training and evaluation compute; auto: on a GPU where there is one, with the images resident on it."""
     threads: PositiveInt | None = None
     """Threads PyTorch computes with; null: as many as there are cores to use."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -173,6 +175,11 @@ class Config(Section):
         if self.model.exit_weights is not None:
             return list(self.model.exit_weights)
         return [EARLY_HEAVY ** (k / (count - 1)) for k in range(count)] if self.model.exit_weighting == "early_heavy" else [1.0] * count
+
+    @property
+    def norm_layer(self) -> str:
+        """The kind of norm layer, whoever holds it."""
+        return "group" if self.model.norm == "group" else "batch"
 
     @property
     def groups(self) -> list[GroupConfig]:

@@ -19,7 +19,7 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Maps bytes (B, H, W, C) to normalised floats (B, C, H, W) in channels-last memory order."""
-        mean, deviation = (torch.tensor(values) * 255 for values in (self.mean, self.deviation))
+        mean, deviation = ((torch.tensor(values) * 255).to(images.device) for values in (self.mean, self.deviation))
         return images.float().sub_(mean).div_(deviation).permute(0, 3, 1, 2)
 
 
@@ -27,8 +27,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shifts each image by up to 4 pixels, black beyond its border, and mirrors half of them.
 
     Args:
-        images: (B, H, W, C) uint8.
-        generator: Source of the draws.
+        images: (B, H, W, C) uint8, on any device.
+        generator: Source of the draws, on the CPU, so that every device sees the same views.
 
     Returns:
         (B, H, W, C) uint8.
@@ -40,4 +40,5 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     columns = torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) + torch.arange(width)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    rows, columns, samples = (positions.to(images.device) for positions in (rows, columns, torch.arange(count)))
+    return padded[samples[:, None, None], rows[:, :, None], columns[:, None, :]]

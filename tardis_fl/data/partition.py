@@ -14,7 +14,7 @@ from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.roles import Indices, Shard, hold_out
 from tardis_fl.errors import DataError
-from tardis_fl.randomness import Purpose, integer_seed
+from tardis_fl.randomness import Purpose, integer_seed, numpy_generator
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -28,10 +28,14 @@ MEND = {
 
 
 class Partition:
-    """The shards of all clients; one is cut from the stored order when it is asked for."""
+    """The shards of all clients; one is cut from the stored order when it is asked for.
 
-    def __init__(self, order: Indices, bounds: Indices, config: Config) -> None:
-        self._order, self._bounds, self._config = order, bounds, config
+    Attributes:
+        proxy: Sorted indices of the samples that the server keeps and no client holds.
+    """
+
+    def __init__(self, order: Indices, bounds: Indices, proxy: Indices, config: Config) -> None:
+        self._order, self._bounds, self.proxy, self._config = order, bounds, proxy, config
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -61,14 +65,27 @@ def load_partition(config: Config, dataset: Dataset) -> Partition:
         DataError: The scheme can't deal these labels to so many clients.
     """
     settings, num_clients = config.data.partition, config.federation.num_clients
-    key = key_of("partition", dataset.content_hash, len(dataset.train), config.data.max_train_samples, settings.model_dump(), num_clients, config.seed)
+    proxy = proxy_samples(len(dataset.train), config)
+    key = key_of(
+        "partition", dataset.content_hash, len(dataset.train), config.data.max_train_samples, settings.model_dump(), num_clients, config.seed, len(proxy)
+    )
 
     def make() -> Arrays:
-        parts = deal(dataset.train.labels, settings, num_clients=num_clients, seed=config.seed)
+        left = np.setdiff1d(np.arange(len(dataset.train)), proxy)
+        parts = [left[part] for part in deal(dataset.train.labels[left], settings, num_clients=num_clients, seed=config.seed)]
         return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}
 
     arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
-    return Partition(arrays["order"], arrays["bounds"], config)  # type: ignore[arg-type]
+    return Partition(arrays["order"], arrays["bounds"], proxy, config)  # type: ignore[arg-type]
+
+
+def proxy_samples(num_samples: int, config: Config) -> Indices:
+    """Returns the sorted indices of the samples that the server keeps; none where it trains on no proxy data."""
+    fraction = config.federation.proxy_fraction
+    if config.federation.server_training != "proxy" or fraction is None:
+        return np.empty(0, dtype=np.int64)
+    order = numpy_generator(config.seed, Purpose.PROXY).permutation(num_samples)
+    return np.sort(order[: max(1, round(fraction * num_samples))])
 
 
 def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_clients: int, seed: int) -> list[Indices]:

@@ -24,6 +24,7 @@ class BackboneInfo:
         paper: Where the architecture comes from.
         has_width: Whether `model.width` scales it.
         has_norm: Whether `model.norm` chooses its norm layers.
+        depthwise: Whether most of its multiply-accumulates are in depthwise separable convolutions, which devices compute more slowly.
         fixed_exits: Children with an exit of the paper's, which `model.exit_hidden` doesn't change.
         input_multiple: What the side of its input must be a multiple of.
         input_size: Side of the input that parameters and MACs in papers are for.
@@ -38,6 +39,7 @@ class BackboneInfo:
     paper: str
     has_width: bool = False
     has_norm: bool = True
+    depthwise: bool = False
     fixed_exits: tuple[str, ...] = ()
     input_multiple: int = 1
     input_size: int = 32
@@ -112,6 +114,7 @@ CATALOGUE = {
         _vgg("vgg19_bn", (2, 2, 4, 4, 4), "E", _TARDIS),
         BackboneInfo(
             name="mobilenet_v2",
+            depthwise=True,
             children=("stem", *(f"block{number}" for number in range(17)), "last"),
             cuts=("block5", "block12"),
             min_input_size=16,

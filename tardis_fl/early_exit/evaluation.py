@@ -119,7 +119,7 @@ def exit_logits(
 ) -> npt.NDArray[np.float32]:  # fmt: skip
     """Returns the logits (exits, count, classes) of `evaluate_batches`."""
     batches = evaluate_batches(segments, inputs, count, transfer=transfer, batch_size=batch_size)
-    return torch.cat([logits for logits, _ in batches], dim=1).numpy()
+    return torch.cat([logits for logits, _ in batches], dim=1).cpu().numpy()
 
 
 def test_all_exits_accuracy(

@@ -156,23 +156,24 @@ def _shape(tensor: Tensor) -> str:
     return "(" + ", ".join(map(str, tensor.shape)) + ")"
 
 
-def segments_loss(segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
+def segments_loss(segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor], Tensor]:
     """Computes the weighted sum of the exits' cross-entropies over consecutive segments.
 
     Args:
         segments: Consecutive segments.
         x: Input of the first of them (B, ...).
         labels: (B,) int64.
-        weights: One weight an exit.
+        weights: One weight an exit; an exit of weight 0 gets no gradient, so that no optimiser moves it.
 
     Returns:
-        The loss, a scalar, and each exit's logits (B, classes) in float32.
+        The loss, a scalar, each exit's logits (B, classes) in float32, and the last segment's features (B, ...).
     """
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=labels.device)
     all_logits = []
     for segment, weight in zip(segments, weights, strict=True):
         x, logits = segment(x)
         logits = logits.float()
-        loss = loss + weight * nn.functional.cross_entropy(logits, labels)
+        if weight:
+            loss = loss + weight * nn.functional.cross_entropy(logits, labels)
         all_logits.append(logits)
-    return loss, all_logits
+    return loss, all_logits, x

@@ -1,58 +1,110 @@
-"""Averaging segments over the clients that hold them."""
+"""From the clients' updates to one: what every aggregation rule offers, and the weighted mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tardis_fl.config.federation import AggregationConfig
+from tardis_fl.federation.robust import Median, TrimmedMean, check_kinds, check_weight, kinds_of
+
+
+class Aggregator(Protocol):
+    """Makes one update of those of a round.
+
+    Clients may hold different segments: each key is aggregated over the updates that hold it.
+    """
+
+    @property
+    def num_updates(self) -> int:
+        """Updates so far."""
+
+    def add(self, update: Mapping[str, Tensor], num_samples: float) -> None:
+        """Adds one client's update.
+
+        Args:
+            update: Tensors by key, finite, of the same shape and dtype in all updates that hold the key.
+            num_samples: The client's training samples, its weight where the rule weighs; a late update's is discounted.
+
+        Raises:
+            ValueError: The weight isn't positive, or a shape or dtype differs from that of the key's first; nothing was added.
+        """
+
+    def result(self) -> dict[str, Tensor]:
+        """Returns the keys that at least one update held, in the tensors' own types.
+
+        Raises:
+            ValueError: There was no update.
+        """
+
+
+def build_aggregator(config: AggregationConfig) -> Aggregator:
+    """Returns a round's aggregator; under `norm_clipping` the caller passes updates through `robust.clip_update` first."""
+    match config.rule:
+        case "mean" | "norm_clipping":
+            return WeightedMean()
+        case "trimmed_mean":
+            return TrimmedMean(config.trim_fraction)
+        case "median":
+            return Median()
+
 
 class WeightedMean:
-    """A mean of model states, weighted by samples and summed as updates arrive.
+    """A mean of updates, weighted by samples and summed as they arrive.
 
-    Floating tensors, buffers included, are summed in float64 and divided once; integer tensors
-    (`num_batches_tracked`) take the maximum. One client alone gives back its own tensors bit for
-    bit. The sum depends on the order in the last bits only, and callers add in client order.
+    Floating tensors, buffers included, are summed in float64 and divided once, each key by the
+    weights of the updates that hold it; integer tensors (`num_batches_tracked`) take the maximum.
+    One client alone gives back its own tensors (float32 or narrower) bit for bit. The sum depends
+    on the order in the last bits only, and callers add in client order.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        self.num_samples = 0
+        self._totals: dict[str, Tensor] = {}  # float64 sums; of integer keys the maximum, in their own type
+        self._weights: dict[str, float] = {}
         self.num_updates = 0
 
-    def add(self, state: Mapping[str, Tensor], num_samples: int) -> None:
-        """Adds one client's state.
-
-        Args:
-            state: Tensors by name; all clients send the same names.
-            num_samples: The client's training samples, its weight.
-
-        Raises:
-            ValueError: The weight isn't positive, or names or shapes differ from the first update's.
-        """
-        if num_samples <= 0:
-            raise ValueError(f"an update must come from at least one sample, got {num_samples}")
-        if not self._sums:
-            for name, tensor in state.items():
-                self._dtypes[name] = tensor.dtype
-                self._sums[name] = torch.zeros_like(tensor, dtype=torch.float64 if tensor.is_floating_point() else tensor.dtype)
-        if state.keys() != self._sums.keys():
-            raise ValueError(f"an update holds other tensors than the first: {sorted(state.keys() ^ self._sums.keys())[:3]}")
-        for name, tensor in state.items():
-            total = self._sums[name]
-            if tensor.shape != total.shape:
-                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, the first update's has {tuple(total.shape)}")
+    def add(self, update: Mapping[str, Tensor], num_samples: float) -> None:
+        """Adds one client's update; see `Aggregator.add`."""
+        check_weight(num_samples)
+        check_kinds(kinds_of(update), self._kinds())
+        for key, tensor in update.items():
+            if key not in self._totals:
+                self._dtypes[key] = tensor.dtype
+                # not zeros with the tensor added: that would lose the sign of a zero, and negative integers
+                self._totals[key] = tensor.double() * num_samples if tensor.is_floating_point() else tensor.clone()
+                self._weights[key] = num_samples
+                continue
             if tensor.is_floating_point():
-                total.add_(tensor.double(), alpha=num_samples)
+                self._totals[key].add_(tensor.double(), alpha=num_samples)
             else:
-                torch.maximum(total, tensor, out=total)
-        self.num_samples += num_samples
+                torch.maximum(self._totals[key], tensor, out=self._totals[key])
+            self._weights[key] += num_samples
         self.num_updates += 1
 
-    def mean(self) -> dict[str, Tensor]:
-        """Returns the mean in the tensors' own types.
+    def merge(self, other: WeightedMean) -> None:
+        """Adds another mean's sums, as if its updates had been added here (up to the last bits of the sums).
+
+        Raises:
+            ValueError: A shape or dtype differs from that of the key here; nothing was added.
+        """
+        check_kinds(other._kinds(), self._kinds())
+        for key, total in other._totals.items():
+            if key not in self._totals:
+                self._dtypes[key], self._totals[key], self._weights[key] = other._dtypes[key], total.clone(), other._weights[key]
+                continue
+            if total.is_floating_point():
+                self._totals[key].add_(total)
+            else:
+                torch.maximum(self._totals[key], total, out=self._totals[key])
+            self._weights[key] += other._weights[key]
+        self.num_updates += other.num_updates
+
+    def result(self) -> dict[str, Tensor]:
+        """Returns the mean of each key over the updates that held it; more may be added afterwards.
 
         Raises:
             ValueError: There was no update.
@@ -60,6 +112,44 @@ class WeightedMean:
         if not self.num_updates:
             raise ValueError("there is no update to average")
         return {
-            name: (total / self.num_samples).to(self._dtypes[name]) if total.is_floating_point() else total
-            for name, total in self._sums.items()
+            key: (total / self._weights[key]).to(self._dtypes[key]) if total.is_floating_point() else total.clone()
+            for key, total in self._totals.items()
         }  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns copies of all that `restore` needs to go on bit for bit.
+
+        The names are `sum.DTYPE.KEY` (float64, as the key's tensors are shaped; DTYPE is theirs), `maximum.DTYPE.KEY` for integer
+        keys, `weight.KEY` (float64, 0-d) and `num_updates` (int64, 0-d).
+        """
+        state = {"num_updates": torch.tensor(self.num_updates)}
+        for key, total in self._totals.items():
+            kind = "sum" if total.is_floating_point() else "maximum"
+            state[f"{kind}.{str(self._dtypes[key]).removeprefix('torch.')}.{key}"] = total.clone()
+            state[f"weight.{key}"] = torch.tensor(self._weights[key], dtype=torch.float64)
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a state, in place of what was added here.
+
+        Raises:
+            ValueError: The state isn't one of `state`.
+        """
+        restored = WeightedMean()
+        for name, tensor in state.items():
+            kind, _, rest = name.partition(".")
+            if kind == "num_updates":
+                restored.num_updates = int(tensor)
+            elif kind == "weight":
+                restored._weights[rest] = float(tensor)
+            elif kind in ("sum", "maximum"):
+                dtype, _, key = rest.partition(".")
+                restored._dtypes[key], restored._totals[key] = getattr(torch, dtype), tensor.clone()
+            else:
+                raise ValueError(f"{name} is not part of a weighted mean's state")
+        if "num_updates" not in state or restored._weights.keys() != restored._totals.keys():
+            raise ValueError("a weighted mean's state is incomplete")
+        self._dtypes, self._totals, self._weights, self.num_updates = restored._dtypes, restored._totals, restored._weights, restored.num_updates
+
+    def _kinds(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        return {key: (total.shape, self._dtypes[key]) for key, total in self._totals.items()}

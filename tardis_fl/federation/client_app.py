@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
+from tardis_fl.config.schema import Config
 from tardis_fl.data.roles import Role, Shard
+from tardis_fl.early_exit.network import Segment
 from tardis_fl.federation import messages
-from tardis_fl.federation.local_training import held_out_logits, train_segments, training_features
+from tardis_fl.federation.local_training import Lesson, answering_exits, build_distillation, held_out_logits, train_segments, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch
+from tardis_fl.federation.normalisation import client_statistics
+from tardis_fl.federation.split_training import SplitClient
+from tardis_fl.federation.weights import Flat
 from tardis_fl.federation.workspace import Workspace, open_workspace
 from tardis_fl.randomness import Purpose, torch_generator
+
+STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
 
 app = ClientApp()
 
@@ -35,49 +43,94 @@ def identify(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Trains the held segments on the client's training samples; returns their weights and counts."""
-    request = _Request.open(message, context, load_weights=True)
+    request = _Request.open(message, context)
+    request.load_weights()
     work = request.workspace
+    if request.config.server_start < request.config.num_segments and request.config.federation.feature_timing == "stale" and not request.holds_all:
+        context.state[STALE_FEATURES] = messages.pack_tensors(request.features().tensors())
+    request.load_own_norms()
     counts = train_segments(
-        work.segments, work.data, request.shard.train, config=work.config, learning_rate=float(request.values["learning_rate"]),
-        generator=request.generator(Purpose.LOCAL_TRAINING), precision=work.precision,
+        request.segments, work.data, request.shard.train, config=work.config, learning_rate=request.learning_rate,
+        generator=request.generator(Purpose.LOCAL_TRAINING), precision=work.precision, lesson=request.lesson(),
     )  # fmt: skip
-    content = {messages.WEIGHTS: messages.pack_weights(work.state), messages.METRICS: counts.to_record()}
-    return Message(RecordDict(content), reply_to=message)
+    content = request.update(work.weights.flatten(request.trained_keys), counts, start=request.received)
+    request.keep_own_norms()
+    return Message(content, reply_to=message)
+
+
+@app.train("split")
+def split(message: Message, context: Context) -> Message:
+    """Makes one step of split training; returns the next batch's features, or weights and counts after the last."""
+    request = _Request.open(message, context)
+    client = SplitClient(
+        request.workspace, context.state, request.shard.train, depth=request.depth, lesson=request.lesson(),
+        learning_rate=request.learning_rate, round_number=request.round, client=request.shard.client,
+    )  # fmt: skip
+    step, counts = int(request.values["step"]), Counts()
+    if step == 0:
+        request.load_weights()
+        start = request.workspace.weights.flatten()
+        request.load_own_norms()
+        client.begin(start)
+    else:
+        counts = client.learn(step - 1, messages.unpack_tensors(message.content.array_records[messages.FEATURES_KIND])["gradient"])
+    batch = client.features(step)
+    if batch is not None:
+        return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors())}), reply_to=message)
+    request.keep_own_norms()
+    start, weights = client.finish()
+    return Message(request.update(weights, counts, start=lambda: start), reply_to=message)
 
 
 @app.query("features")
 def features(message: Message, context: Context) -> Message:
-    """Returns features of a share of the training samples, computed with the weights that came."""
-    request = _Request.open(message, context, load_weights=True)
-    work, generator = request.workspace, request.generator(Purpose.FEATURE_VIEW)
-    indices = request.shard.train
-    count = max(1, round(float(request.values["fraction"]) * len(indices)))
-    if count < len(indices):
-        indices = indices[torch.randperm(len(indices), generator=generator)[:count].numpy()]
-    batch = training_features(work.segments, work.data, indices, codec=work.config.federation.feature_codec, generator=generator, precision=work.precision)
-    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors())}), reply_to=message)
+    """Returns features of a share of the training samples: of the weights that came, or those computed before the training."""
+    if messages.WEIGHTS not in message.content:
+        return Message(RecordDict({messages.FEATURES_KIND: context.state.pop(STALE_FEATURES)}), reply_to=message)
+    request = _Request.open(message, context)
+    request.load_weights()
+    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(request.features().tensors())}), reply_to=message)
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Returns mean and variance of the training samples at every batch norm layer."""
+    request = _Request.open(message, context)
+    request.load_weights()
+    found = client_statistics(request.segments, request.workspace.data, request.shard.train, request.generator(Purpose.STATISTICS))
+    return Message(RecordDict({messages.WEIGHTS: messages.pack_tensors(found)}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Counts right answers of the held exits on the fit samples; adds features where deeper exits exist."""
-    request = _Request.open(message, context, load_weights=True)
+    request = _Request.open(message, context)
+    request.load_weights()
+    request.load_own_norms()
     logits, batch = request.held_out(Role.FIT)
-    correct = (torch.from_numpy(logits).argmax(2) == batch.labels).sum(1)
-    content: dict[str, object] = {messages.METRICS: Counts(len(batch), 0.0, tuple(correct.tolist())).to_record()}
+    labels, serving_score = batch.labels.cpu(), request.values.get("serving_score")
+    correct = (logits.argmax(2) == labels).sum(1).tolist()
+    tensors = batch.tensors()
+    answered: Sequence[int] = ()
+    if serving_score is not None:
+        answers = answering_exits(logits, float(serving_score), last_answers=request.holds_all)
+        answered = torch.bincount(answers, minlength=len(logits) + 1)[: len(logits)].tolist()
+        tensors["open"] = (answers == len(logits)).to(torch.uint8)
+    content = RecordDict({messages.METRICS: Counts(len(batch), 0.0, tuple(correct), (), tuple(answered)).to_record()})
     if not request.holds_all:
-        content[messages.FEATURES_KIND] = messages.pack_tensors(batch.tensors())
-    return Message(RecordDict(content), reply_to=message)  # type: ignore[arg-type]
+        content[messages.FEATURES_KIND] = messages.pack_tensors(tensors)
+    return Message(content, reply_to=message)
 
 
 @app.query("tables")
 def tables(message: Message, context: Context) -> Message:
     """Returns the held exits' logits of the held-out samples with ids and labels, and the features for deeper exits."""
-    request = _Request.open(message, context, load_weights=True)
+    request = _Request.open(message, context)
+    request.load_weights()
     tensors = {}
     for role in (Role.FIT, Role.CALIBRATE):
         logits, batch = request.held_out(role)
-        tensors |= {f"{role.value}.logits": torch.from_numpy(logits), f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role))}
+        tensors |= {f"{role.value}.logits": logits, f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role))}
         tensors |= {f"{role.value}.labels": batch.labels} if request.holds_all else batch.tensors(f"{role.value}.")
     return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(tensors)}), reply_to=message)
 
@@ -88,23 +141,87 @@ class _Request:
 
     workspace: Workspace
     shard: Shard
-    values: dict[str, int | float]
+    values: dict[str, Any]
+    content: RecordDict
+    context: Context
 
     @classmethod
-    def open(cls, message: Message, context: Context, *, load_weights: bool = False) -> _Request:
+    def open(cls, message: Message, context: Context) -> _Request:
         values = dict(message.content["instruction"])  # type: ignore[arg-type]
         workspace = open_workspace(str(values.pop("config")))
-        if load_weights:
-            messages.load_weights(messages.read_weights(message.content.array_records[messages.WEIGHTS], workspace.state), into=workspace.state)
-        return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values)
+        return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values, message.content, context)
+
+    @property
+    def config(self) -> Config:
+        return self.workspace.config
+
+    @property
+    def round(self) -> int:
+        return int(self.values["round"])
+
+    @property
+    def depth(self) -> int:
+        return int(self.values["depth"])
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.values["learning_rate"])
+
+    @property
+    def segments(self) -> list[Segment]:
+        return self.workspace.segments[: self.depth]
 
     @property
     def holds_all(self) -> bool:
-        return len(self.workspace.segments) == self.workspace.config.num_segments
+        return self.depth == self.config.num_segments
+
+    @property
+    def trained_keys(self) -> list[str]:
+        return self.workspace.weights.keys(self.depth, exits=self.config.federation.client_exits)
+
+    def lesson(self) -> Lesson:
+        values, federation = self.values, self.config.federation
+        weights = list(values["exit_weights"])[: self.depth]
+        if federation.client_exits == "last":
+            weights[:-1] = [0.0] * (self.depth - 1)
+        return Lesson(weights, build_distillation(self.config), float(values["distillation_weight"]), federation.proximal_mu)
+
+    def load_weights(self) -> None:
+        weights, flat = self.workspace.weights, self.received()
+        weights.check(flat, weights.keys(self.depth))
+        weights.load(flat)
+
+    def load_own_norms(self) -> None:
+        if self.config.model.norm == "batch_local" and messages.OWN_NORMS in self.context.state:
+            self.workspace.weights.load_norms(messages.unpack_tensors(self.context.state.array_records[messages.OWN_NORMS]))
+
+    def keep_own_norms(self) -> None:
+        if self.config.model.norm == "batch_local":
+            self.context.state[messages.OWN_NORMS] = messages.pack_tensors(self.workspace.weights.flatten_norms(self.workspace.weights.keys(self.depth)))
+
+    def received(self) -> Flat:
+        return messages.unpack_tensors(self.content.array_records[messages.WEIGHTS])
+
+    def update(self, flat: Flat, counts: Counts, *, start: Callable[[], Flat]) -> RecordDict:
+        """Packs new weights of the trained keys, after the faults of this client and round have had their way."""
+        faults, flat = self.workspace.faults, {key: flat[key] for key in self.trained_keys}
+        if faults.entries:
+            flat = faults.damage(flat, start(), self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
+        return RecordDict({messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()})
+
+    def features(self) -> FeatureBatch:
+        """Computes the features of a share of the training samples with the loaded weights."""
+        work, generator, indices = self.workspace, self.generator(Purpose.FEATURE_VIEW), self.shard.train
+        count = max(1, round(float(self.values["fraction"]) * len(indices)))
+        if count < len(indices):
+            indices = indices[torch.randperm(len(indices), generator=generator)[:count].numpy()]
+        return training_features(self.segments, work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision)
 
     def generator(self, purpose: Purpose) -> torch.Generator:
-        return torch_generator(self.workspace.config.seed, purpose, int(self.values["round"]), self.shard.client)
+        return torch_generator(self.config.seed, purpose, self.round, self.shard.client)
 
-    def held_out(self, role: Role) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
+    def held_out(self, role: Role) -> tuple[Tensor, FeatureBatch]:
+        """Returns logits (exits, N, classes) of the held exits on the CPU, and the features that travel."""
         work = self.workspace
-        return held_out_logits(work.segments, work.data, self.shard.indices(role), codec=work.config.deployment.feature_codec)
+        logits, batch = held_out_logits(self.segments, work.data, self.shard.indices(role), codec=self.config.deployment.feature_codec)
+        return torch.from_numpy(logits), batch

@@ -66,17 +66,29 @@ class InlineGrid(Grid):
 
     def _answer(self, request: Message) -> Message:
         node_id = request.metadata.dst_node_id
-        context = self._contexts.get(node_id) or Context(
-            run_id=0, node_id=node_id, state=RecordDict(), run_config={},
-            node_config={"partition-id": node_id - FIRST_NODE_ID, "num-partitions": self._num_nodes},
-        )  # fmt: skip
+        context = self._contexts.get(node_id) or self._context(node_id, RecordDict())
         try:
             reply = self._client_app(request, context)
         except Exception:
             reply = Message(Error(CLIENT_APP_RAISED, traceback.format_exc()), reply_to=request)
         if context.state:
             self._contexts[node_id] = context
+        else:
+            self._contexts.pop(node_id, None)
         return reply
+
+    def states(self) -> dict[int, RecordDict]:
+        """Returns the state of each node that has one."""
+        return {node_id: context.state for node_id, context in self._contexts.items()}
+
+    def restore_state(self, node_id: int, state: RecordDict) -> None:
+        """Gives a node a state."""
+        self._contexts[node_id] = self._context(node_id, state)
+
+    def _context(self, node_id: int, state: RecordDict) -> Context:
+        return Context(
+            run_id=0, node_id=node_id, state=state, run_config={}, node_config={"partition-id": node_id - FIRST_NODE_ID, "num-partitions": self._num_nodes}
+        )
 
     def create_message(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuses: `flwr.app.Message` is built directly."""

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from tardis_fl.codecs import concatenate, encode, transfer
+from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.data.augmentation import Normalisation, crop_and_flip
 from tardis_fl.data.images import ImageSet
 from tardis_fl.early_exit.evaluation import evaluate_batches
+from tardis_fl.early_exit.losses import Distillation
 from tardis_fl.early_exit.network import Segment, segments_loss
 from tardis_fl.federation.messages import Counts, FeatureBatch
 from tardis_fl.precision import training_arithmetic
@@ -40,16 +42,22 @@ class LocalData:
     augment: bool
 
     @classmethod
-    def of(cls, split: ImageSet, normalisation: Normalisation, augment: bool) -> LocalData:
-        """Wraps a split without copying it."""
-        return cls(torch.from_numpy(split.images), torch.from_numpy(split.labels), normalisation, augment)
+    def of(cls, split: ImageSet, normalisation: Normalisation, augment: bool, device: torch.device | str = "cpu") -> LocalData:
+        """Wraps a split, without copying it where it stays in this machine's memory."""
+        return cls(torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device), normalisation, augment)
 
     def batch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Returns input (B, C, H, W) and labels (B,); a generator makes it a training view."""
+        indices = indices.to(self.device)
         images = self.images[indices]
         if generator is not None and self.augment:
             images = crop_and_flip(images, generator)
         return self.normalisation(images), self.labels[indices]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie, and where all work on them is done."""
+        return self.images.device
 
 
 def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -61,43 +69,119 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
     yield from parts
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a round asks of the exits.
+
+    Attributes:
+        exit_weights: Weight of each held exit's loss; 0: it is not trained.
+        distillation: Exits that learn from others, or None.
+        distillation_weight: Of their loss in this round.
+        proximal_mu: Weight of the pull towards the weights of the start (FedProx).
+    """
+
+    exit_weights: Sequence[float]
+    distillation: Distillation | None = None
+    distillation_weight: float = 0.0
+    proximal_mu: float = 0.0
+
+    def loss(self, segments: Sequence[Segment], x: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Returns the loss over consecutive segments, each exit's logits (B, classes), and the last one's features (B, ...)."""
+        loss, logits, features = segments_loss(segments, x, labels, self.exit_weights)
+        if self.distillation and self.distillation_weight and len(logits) > 1:
+            loss = loss + self.distillation_weight * self.distillation.loss(logits)
+        return loss, logits, features
+
+
+def build_distillation(config: Config) -> Distillation | None:
+    """Returns the configured distillation, or None."""
+    settings = config.federation.distillation
+    if settings.teacher == "none":
+        return None
+    return Distillation(settings.teacher, settings.weight, settings.temperature, settings.ramp)
+
+
+def build_sgd(parameters: Sequence[Tensor], settings: OptimizerConfig, rate: float) -> torch.optim.SGD:
+    """Returns SGD, with Nesterov momentum where there is momentum."""
+    return torch.optim.SGD(parameters, rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0)
+
+
+class Tally:
+    """Sums over the batches of a training, without waiting for the device between them."""
+
+    def __init__(self, num_exits: int, device: torch.device) -> None:
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros(num_exits, dtype=torch.int64, device=device)
+        self._seen = [0] * num_exits
+        self.num_samples = 0
+
+    def add(self, loss: Tensor, logits: Sequence[Tensor], labels: Tensor) -> None:
+        """Adds a batch; where it has fewer exits than the tally, they are the deepest ones."""
+        first = len(self._seen) - len(logits)
+        self.num_samples += len(labels)
+        self._loss_sum += loss.detach() * len(labels)
+        self._correct[first:] += torch.stack([(rows.argmax(1) == labels).sum() for rows in logits])
+        for number in range(first, len(self._seen)):
+            self._seen[number] += len(labels)
+
+    def counts(self) -> Counts:
+        """Returns what was counted."""
+        return Counts(self.num_samples, float(self._loss_sum), tuple(self._correct.tolist()), tuple(self._seen))
+
+
 def train_segments(
     segments: Sequence[Segment], data: LocalData, indices: Indices, *,
-    config: Config, learning_rate: float, generator: torch.Generator, precision: str,
+    config: Config, learning_rate: float, generator: torch.Generator, precision: str, lesson: Lesson | None = None,
 ) -> Counts:  # fmt: skip
-    """Trains the held segments in place on a client's training samples with all their exits.
+    """Trains the held segments in place on a client's training samples with their exits.
 
     Args:
         segments: The held segments, from the first.
         data: The images.
         indices: The client's training samples.
-        config: Local epochs, optimiser and exit weights.
+        config: Local epochs and optimiser.
         learning_rate: This round's.
         generator: Order and augmentation are drawn from it.
         precision: float32 or bfloat16.
+        lesson: What this round asks; None: the configured exit weights alone.
 
     Returns:
         Samples, losses and right answers seen on the way, summed over the local epochs.
     """
-    settings, weights = config.federation.client, config.exit_weights[: len(segments)]
-    own = torch.from_numpy(indices)
+    settings, own = config.federation.client, torch.from_numpy(indices)
+    lesson = lesson or Lesson(config.exit_weights[: len(segments)])
     parameters = [parameter for segment in segments for parameter in segment.parameters()]
-    optimizer = torch.optim.SGD(parameters, learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0)
+    start = [parameter.detach().clone() for parameter in parameters] if lesson.proximal_mu else None
+    optimizer = build_sgd(parameters, settings, learning_rate)
     for segment in segments:
         segment.train()
-    loss_sum, correct, seen = torch.zeros((), dtype=torch.float64), torch.zeros(len(segments), dtype=torch.int64), 0
+    tally = Tally(len(segments), data.device)
     for _ in range(config.federation.local_epochs):
         for positions in batches(len(own), settings.batch_size, generator):
             x, labels = data.batch(own[positions], generator)
-            with training_arithmetic(precision):
-                loss, logits = segments_loss(segments, x, labels, weights)
+            with training_arithmetic(precision, data.device):
+                loss, logits, _ = lesson.loss(segments, x, labels)
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            seen += len(labels)
-            loss_sum += loss.detach() * len(labels)
-            correct += torch.stack([(row.argmax(1) == labels).sum() for row in logits])
-    return Counts(seen, float(loss_sum), tuple(correct.tolist()))
+            finish_step(optimizer, parameters, settings, start=start, proximal_mu=lesson.proximal_mu)
+            tally.add(loss, logits, labels)
+    return tally.counts()
+
+
+def finish_step(
+    optimizer: torch.optim.SGD, parameters: Sequence[Tensor], settings: OptimizerConfig, *, start: Sequence[Tensor] | None = None, proximal_mu: float = 0.0,
+) -> None:  # fmt: skip
+    """Adds FedProx's pull to the gradients, clips them, and makes the optimiser's step.
+
+    The pull is the gradient of mu/2 |w - w_start|^2 (Li et al. 2020), for parameters that the loss reaches.
+    """
+    if start is not None:
+        for parameter, origin in zip(parameters, start, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - origin, alpha=proximal_mu)
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    optimizer.step()
 
 
 def training_features(
@@ -111,11 +195,11 @@ def training_features(
     with torch.no_grad():
         for positions in torch.arange(len(own)).split(EVALUATION_BATCH):
             x, _ = data.batch(own[positions], generator)
-            with training_arithmetic(precision):
+            with training_arithmetic(precision, data.device):
                 for segment in segments:
                     x = segment.body(x)
             parts.append(encode(x, codec))
-    return FeatureBatch(concatenate(parts), data.labels[own])
+    return FeatureBatch(concatenate(parts), data.labels[own.to(data.device)], len(segments))
 
 
 def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
@@ -135,4 +219,19 @@ def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indic
     for rows, features in evaluate_batches(segments, lambda rows: data.batch(own[rows], None)[0], len(own), transfer=transfer(codec)):
         logits.append(rows)
         parts.append(encode(features, codec))
-    return torch.cat(logits, dim=1).numpy(), FeatureBatch(concatenate(parts), data.labels[own])
+    return torch.cat(logits, dim=1).cpu().numpy(), FeatureBatch(concatenate(parts), data.labels[own.to(data.device)], len(segments))
+
+
+def answering_exits(logits: Tensor, serving_score: float, *, last_answers: bool) -> Tensor:
+    """Returns for each sample the first exit whose largest probability reaches the score, (N,); the number of exits where none does.
+
+    Args:
+        logits: (exits, N, classes).
+        serving_score: In [0, 1].
+        last_answers: The last of these exits answers whatever it is asked.
+    """
+    answers = logits.softmax(2).amax(2) >= serving_score
+    if last_answers:
+        answers[-1] = True
+    ever = answers.any(0)
+    return torch.where(ever, answers.int().argmax(0), torch.full_like(ever, len(logits), dtype=torch.int64))

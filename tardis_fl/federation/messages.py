@@ -1,106 +1,48 @@
 """What travels between server and clients, as Flower records.
 
-Requests hold the weights of the held segments (`weights`) and an `instruction`; replies hold new
-weights, features or integer counts (`metrics`). Weights and features never share a message, so
-that Flower's mods, which want exactly one array record, can be put around the weights.
+Requests hold the weights of the segments that a client holds (`weights`) and an `instruction`; replies
+hold new weights, features or integer counts (`metrics`). Weights and features never share a message,
+so that Flower's mods, which want exactly one array record, can be put around the weights.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from tardis_fl.codecs import EncodedFeatures
+from tardis_fl.codecs import EncodedFeatures, concatenate
 
 IDENTIFY = "query.identify"
 TRAIN = "train"
+SPLIT = "train.split"
 FEATURES = "query.features"
+STATISTICS = "query.statistics"
 EVALUATE = "evaluate"
 TABLES = "query.tables"
 
 WEIGHTS, FEATURES_KIND, METRICS = "weights", "features", "metrics"
 KINDS = (WEIGHTS, FEATURES_KIND, METRICS)
+OWN_NORMS = "own_norms"  # in a client's state: its norm layers, where these are its own
 
 NPY = "numpy.ndarray"  # Flower's name for NumPy's file format
-State = dict[str, Tensor]
-
-
-def segments_state(segments: Iterable[nn.Module]) -> State:
-    """Returns parameters and buffers of consecutive segments, keyed `0.body...`: the live tensors, not copies."""
-    return {f"{number}.{name}": tensor for number, segment in enumerate(segments) for name, tensor in segment.state_dict().items()}
-
-
-def pack_weights(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Puts a state into a Flower record as one flat array for each segment and type, named `0.float32`.
-
-    A hundred tensors a model, each an array with a header of its own, took longer to pack than to average.
-    """
-    return ArrayRecord({
-        key: _to_array(torch.cat([state[name].detach().reshape(-1) for name in names]).numpy()) for key, names in _flat_layout(state).items()
-    })  # fmt: skip
-
-
-def read_weights(record: ArrayRecord, like: Mapping[str, Tensor]) -> State:
-    """Takes flat arrays, still one a segment and type, out of a Flower record.
-
-    Args:
-        record: What `pack_weights` made.
-        like: A state with the names, shapes and types that are wanted.
-
-    Raises:
-        ValueError: Segments are missing or unknown, have another size or type, or hold values that are not finite.
-    """
-    layout = _flat_layout(like)
-    if record.keys() != layout.keys():
-        raise ValueError(f"sent other segments than it was asked for (on one side only: {', '.join(sorted(record.keys() ^ layout.keys()))})")
-    flat = {key: torch.from_numpy(_from_array(record[key])) for key in layout}
-    for key, names in layout.items():
-        wanted = (sum(like[name].numel() for name in names),)
-        if tuple(flat[key].shape) != wanted or flat[key].dtype != like[names[0]].dtype:
-            raise ValueError(f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {wanted} {like[names[0]].dtype}")
-    if not all(torch.isfinite(values).all() for values in flat.values()):
-        broken = next(name for name, tensor in unflatten(flat, like).items() if not torch.isfinite(tensor).all())
-        raise ValueError(f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help")
-    return flat
-
-
-def unflatten(flat: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
-    """Returns the tensors of flat arrays, as views, with the names and shapes of `like`."""
-    state: State = {}
-    for key, names in _flat_layout(like).items():
-        parts = flat[key].split([like[name].numel() for name in names])
-        state |= {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
-    return state
-
-
-def load_weights(flat: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    """Copies flat arrays into the live tensors of `segments_state`."""
-    with torch.no_grad():
-        for name, tensor in unflatten(flat, into).items():
-            into[name].copy_(tensor)
-
-
-def _flat_layout(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    layout: dict[str, list[str]] = {}
-    for name, tensor in state.items():
-        layout.setdefault(f"{name.split('.')[0]}.{str(tensor.dtype).removeprefix('torch.')}", []).append(name)
-    return layout
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Puts tensors into a Flower record, in their logical (not memory) order."""
-    return ArrayRecord({name: _to_array(tensor.detach().numpy()) for name, tensor in tensors.items()})
+    return ArrayRecord({name: _to_array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()})
 
 
-def unpack_tensors(record: ArrayRecord) -> State:
+def unpack_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Takes tensors out of a Flower record."""
     return {name: torch.from_numpy(_from_array(array)) for name, array in record.items()}
 
@@ -133,15 +75,22 @@ class FeatureBatch:
     """Encoded features with their labels; N rows each.
 
     Attributes:
-        features: What the deepest held segment gave.
+        features: What the sender's deepest segment gave.
         labels: (N,) int64.
+        depth: How many segments the features have gone through.
     """
 
     features: EncodedFeatures
     labels: Tensor
+    depth: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> FeatureBatch:
+        """Returns it on a device."""
+        encoded = self.features
+        return FeatureBatch(EncodedFeatures(*(part.to(device) for part in (encoded.values, encoded.low, encoded.scale))), self.labels.to(device), self.depth)
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Returns what travels, by name."""
@@ -150,10 +99,15 @@ class FeatureBatch:
         return {f"{prefix}{name}": tensor for name, tensor in named.items()}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> FeatureBatch:
+    def from_tensors(cls, tensors: Mapping[str, Tensor], depth: int, prefix: str = "") -> FeatureBatch:
         """Builds it from what travelled."""
         values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in ("values", "low", "scale", "labels"))
-        return cls(EncodedFeatures(values, low, scale), labels)
+        return cls(EncodedFeatures(values, low, scale), labels, depth)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FeatureBatch]) -> FeatureBatch:
+        """Joins batches of the same depth."""
+        return cls(concatenate([part.features for part in parts]), torch.cat([part.labels for part in parts]), parts[0].depth)
 
 
 @dataclass(frozen=True)
@@ -164,25 +118,40 @@ class Counts:
         num_samples: Samples seen.
         loss_sum: Sum over samples of the weighted loss.
         correct: Right answers of each exit, from shallow to deep.
+        seen: Samples that each exit saw, which differ where clients hold different depths; all of them where left out.
+        answered: Samples that each exit would answer at `federation.serving_score`; empty where nobody asked.
     """
 
     num_samples: int = 0
     loss_sum: float = 0.0
     correct: tuple[int, ...] = ()
+    seen: tuple[int, ...] = ()
+    answered: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.seen:
+            object.__setattr__(self, "seen", (self.num_samples,) * len(self.correct))
 
     def __add__(self, other: Counts) -> Counts:
-        width = max(len(self.correct), len(other.correct))
-        mine, theirs = (counts + (0,) * (width - len(counts)) for counts in (self.correct, other.correct))
-        return Counts(self.num_samples + other.num_samples, self.loss_sum + other.loss_sum, tuple(a + b for a, b in zip(mine, theirs, strict=True)))
+        def total(mine: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(a + b for a, b in zip_longest(mine, theirs, fillvalue=0))
+
+        return Counts(
+            self.num_samples + other.num_samples, self.loss_sum + other.loss_sum,
+            total(self.correct, other.correct), total(self.seen, other.seen), total(self.answered, other.answered),
+        )  # fmt: skip
 
     def to_record(self) -> MetricRecord:
         """Packs the counts."""
-        return MetricRecord({"num_samples": self.num_samples, "loss_sum": self.loss_sum, "correct": list(self.correct)})
+        return MetricRecord({
+            "num_samples": self.num_samples, "loss_sum": self.loss_sum, "correct": list(self.correct), "seen": list(self.seen), "answered": list(self.answered),
+        })  # fmt: skip
 
     @classmethod
-    def from_record(cls, record: MetricRecord) -> Counts:
-        """Unpacks the counts."""
-        return cls(int(record["num_samples"]), float(record["loss_sum"]), tuple(int(c) for c in record["correct"]))  # type: ignore[arg-type, union-attr]
+    def from_record(cls, record: Mapping[str, Any]) -> Counts:
+        """Unpacks the counts from a record, or from a line of rounds.jsonl."""
+        whole = (tuple(int(count) for count in record[key]) for key in ("correct", "seen", "answered"))
+        return cls(int(record["num_samples"]), float(record["loss_sum"]), *whole)
 
 
 @dataclass
@@ -220,6 +189,6 @@ def _add(total: dict[str, int], sizes: Mapping[str, int]) -> None:
         total[kind] += size
 
 
-def instruction(config_json: str, **values: int | float) -> ConfigRecord:
+def instruction(config_json: str, **values: int | float | list[float]) -> ConfigRecord:
     """Returns what a client needs to know: the configuration and the request's own numbers."""
     return ConfigRecord({"config": config_json, **values})

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
-from tardis_fl.codecs import concatenate
 from tardis_fl.config.schema import Config
 from tardis_fl.data.roles import Role
+from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
-from tardis_fl.federation.aggregation import WeightedMean
-from tardis_fl.federation.events import Failure, Listener, RoundRecord
-from tardis_fl.federation.fleet import Fleet
+from tardis_fl.federation.clock import VirtualClock
+from tardis_fl.federation.events import Listener, RoundRecord, Snapshot
+from tardis_fl.federation.feature_buffer import FeatureBuffer, by_depth
+from tardis_fl.federation.fleet import Fleet, Reply
+from tardis_fl.federation.lessons import Lessons
+from tardis_fl.federation.local_training import answering_exits, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
-from tardis_fl.federation.schedule import learning_rate
-from tardis_fl.federation.server_training import ServerTrainer, deeper_logits
-from tardis_fl.federation.workspace import new_network
-from tardis_fl.precision import resolve_precision
-from tardis_fl.randomness import Purpose, numpy_generator, torch_generator
+from tardis_fl.federation.normalisation import PooledStatistics
+from tardis_fl.federation.round_state import RoundState
+from tardis_fl.federation.server_training import ServerTrainer, deeper_logits, epochs_a_round
+from tardis_fl.federation.updates import Updates
+from tardis_fl.federation.weights import Flat, HeldWeights
+from tardis_fl.federation.workspace import new_network, open_workspace
+from tardis_fl.precision import resolve_device, resolve_precision
+from tardis_fl.randomness import Purpose, torch_generator
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class Trained:
         final_epochs: One record for each of the server's final epochs.
         ledger: Bytes by direction and kind.
         num_train: Training samples of all clients.
-        num_failures: How often a client failed or its update was rejected.
-        seconds: Wall-clock time of the federation.
+        failures: How often clients failed, by kind.
+        seconds: Wall-clock time of the federation, without interruptions.
     """
 
     network: EarlyExitNetwork
@@ -51,39 +60,45 @@ class Trained:
     final_epochs: list[RoundRecord]
     ledger: Ledger
     num_train: int
-    num_failures: int
+    failures: Mapping[str, int]
     seconds: float
 
 
-def train_federated(fleet: Fleet, config: Config, listener: Listener) -> Trained:
-    """Runs the configured federation.
+@dataclass(frozen=True)
+class Past:
+    """What an interrupted federation left.
+
+    Attributes:
+        snapshot: Its state after the last complete round or final epoch.
+        rounds, final_epochs: The records up to there.
+    """
+
+    snapshot: Snapshot
+    rounds: Sequence[RoundRecord]
+    final_epochs: Sequence[RoundRecord]
+
+
+def train_federated(fleet: Fleet, config: Config, listener: Listener, past: Past | None = None) -> Trained:
+    """Runs the configured federation, or the rest of it.
 
     Raises:
         RunError: More clients failed than `federation.max_failed_fraction` allows, or training diverged.
     """
-    started = time.perf_counter()
     server = FederationServer(fleet, config, listener)
-    rounds, final_epochs = [], []
-    for number in range(1, config.federation.rounds + 1):
-        record = server.run_round(number)
-        rounds.append(record)
-        listener.round_done(record, server.network.state_dict())
+    rounds, final_epochs = (list(past.rounds), list(past.final_epochs)) if past else ([], [])
+    if past:
+        server.restore(past.snapshot)
+    for number in range(len(rounds) + 1, config.federation.rounds + 1):
+        rounds.append(server.run_round(number))
+        listener.round_done(rounds[-1], server.snapshot)
+    if config.federation.recalibrate_norm and not final_epochs:
+        server.recalibrate_norm()
     if server.trains:
-        for epoch in range(config.federation.final_server_epochs):
-            record = server.run_final_epoch(epoch)
-            final_epochs.append(record)
-            listener.epoch_done(record)
+        for epoch in range(len(final_epochs), config.federation.final_server_epochs):
+            final_epochs.append(server.run_final_epoch(epoch))
+            listener.epoch_done(final_epochs[-1], server.snapshot)
     fit, calibrate = server.exit_tables()
-    return Trained(
-        server.network, fit, calibrate, rounds, final_epochs, fleet.ledger,
-        sum(fleet.num_train.values()), server.num_failures, time.perf_counter() - started,
-    )  # fmt: skip
-
-
-def choose_clients(config: Config, round_number: int) -> list[int]:
-    """Returns the round's clients, ascending; the draw depends on the seed and the round alone."""
-    generator = numpy_generator(config.seed, Purpose.SELECTION, round_number)
-    return sorted(generator.permutation(config.federation.num_clients)[: config.clients_per_round].tolist())
+    return Trained(server.network, fit, calibrate, rounds, final_epochs, fleet.ledger, sum(fleet.num_train.values()), dict(server.failures), server.seconds)
 
 
 def view_of(epoch: int, *, config: Config) -> int:
@@ -92,149 +107,288 @@ def view_of(epoch: int, *, config: Config) -> int:
 
 
 class FederationServer:
-    """The server's side: the global network, the trainer of its deeper segments, and who failed this round."""
+    """The server's side: the global network, how updates become weights, and the trainer of the deeper segments."""
 
     def __init__(self, fleet: Fleet, config: Config, listener: Listener) -> None:
         self._fleet, self._config, self._listener = fleet, config, listener
-        self.network = new_network(config, fleet.image_kind.num_classes)
-        depth = config.federation.client_depth
-        self._held, deeper = messages.segments_state(list(self.network)[:depth]), list(self.network)[depth:]
-        self.trains = bool(deeper)
-        self._deeper = deeper
-        self._trainer = ServerTrainer(deeper, config, resolve_precision(config.runtime)) if deeper else None
-        self._final_features: FeatureBatch | None = None
-        self.num_failures = 0
-        self._round = _RoundState(0, [])
+        self._device, self._precision = resolve_device(config.runtime), resolve_precision(config.runtime)
+        self.network = new_network(config, fleet.image_kind.num_classes).to(self._device)
+        self._segments = list(self.network)
+        self._weights = HeldWeights(self._segments[: config.max_depth])
+        self._updates, self._lessons = Updates(self._weights, config), Lessons(config)
+        self.trains = config.server_start < config.num_segments
+        self._trainer = ServerTrainer(self._segments, config, self._precision, self._device) if self.trains else None
+        self._buffer = FeatureBuffer(config.federation.feature_buffer_rounds)
+        self._final_view: tuple[int, list[FeatureBatch]] | None = None
+        timed = any(group.device for group in config.groups)
+        self._clock = VirtualClock(config, [cost.macs for cost in segment_costs(self.network, fleet.image_kind.shape)] if timed else [])
+        self.failures: Counter[str] = Counter()
+        self._now = RoundState(0, (), 0.0)
+        self._rounds_done, self._epochs_done = 0, 0
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time so far, of all sittings."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def run_round(self, number: int) -> RoundRecord:
-        """1. Chosen clients train the held segments. 2. Average. 3. Train the deeper ones. 4. Evaluate."""
-        federation = self._config.federation
-        self._round = _RoundState(number, choose_clients(self._config, number))
-        rate = learning_rate(federation.client.learning_rate, federation.client.schedule, (number - 1) / federation.rounds)
-        train_counts = self._train_clients(rate)
-        server_counts = None
-        if self._trainer and federation.server_epochs:
-            data = self._collect_features(federation.feature_fraction)
-            server_counts = Counts()
-            for epoch in range(federation.server_epochs):
-                server_counts += self._train_server(data, (number - 1) * federation.server_epochs + epoch)
-        due = federation.evaluate_every and number % federation.evaluate_every == 0
-        validation = self._evaluate() if due or number == federation.rounds else None
-        return self._record(rate, train_counts, server_counts, validation)
+        """1. Chosen clients train the segments they hold. 2. Aggregate. 3. Train the deeper ones. 4. Evaluate."""
+        federation, num_repeated = self._config.federation, self._fleet.num_repeated
+        now = self._begin(number, self._fleet.population.choose(number))
+        exit_weights, sent = self._lessons.exit_weights, self._updates.begin(number)
+        if now.clients:
+            if federation.split:
+                self._train_split(sent)
+            else:
+                self._train_clients(sent)
+            now.check()
+            self._updates.finish()
+            if self._trainer and not federation.split and federation.server_epochs:
+                self._train_deeper()
+            due = federation.evaluate_every and number % federation.evaluate_every == 0
+            if due or number == federation.rounds:
+                now.validation = self._evaluate()
+                self._lessons.learn_serving_rates(now.validation)
+        self._rounds_done = number
+        missing = now.num_late > 0 or any(failure.kind in ("dropout", "late") for failure in now.failures)
+        return now.record(
+            self._fleet.ledger, learning_rate=self._lessons.learning_rate(number), exit_weights=exit_weights, update_norm=self._updates.norm_summary(),
+            num_repeated=self._fleet.num_repeated - num_repeated, virtual_seconds=self._clock.round_seconds(now.arrivals, someone_is_missing=missing),
+        )  # fmt: skip
+
+    def recalibrate_norm(self) -> None:
+        """Replaces the held segments' running statistics by those of all clients' training samples."""
+        federation, pooled = self._config.federation, PooledStatistics()
+        now = self._begin(federation.rounds, range(federation.num_clients))
+        for reply, content in self._ask("statistics", messages.STATISTICS, weights=self._weights.flatten()):
+            try:
+                pooled.add(messages.unpack_tensors(content.array_records[messages.WEIGHTS]), self._fleet.num_train[reply.client])
+            except ValueError as error:
+                self._fail(reply.client, "statistics", "rejected", f"{error}; rejected")
+        now.check()
+        pooled.write(self._segments[: self._config.max_depth])
 
     def run_final_epoch(self, epoch: int) -> RoundRecord:
         """Trains the deeper segments on all clients' features; every so many epochs these are a fresh view."""
         federation = self._config.federation
-        self._round = _RoundState(federation.rounds + 1 + epoch, list(range(federation.num_clients)))
-        if self._final_features is None or view_of(epoch, config=self._config) != view_of(epoch - 1, config=self._config):
-            self._final_features = None  # let go of the old view before the new one comes
-            self._final_features = self._collect_features(1.0)
-        counts = self._train_server(self._final_features, federation.rounds * federation.server_epochs + epoch)
-        last = epoch == federation.final_server_epochs - 1
-        return self._record(None, None, counts, self._evaluate() if federation.evaluate_every or last else None)
+        now = self._begin(federation.rounds + 1 + epoch, range(federation.num_clients))
+        data = self._final_features(epoch)
+        now.server = self._train_server(data, federation.rounds * epochs_a_round(self._config) + epoch)
+        if federation.evaluate_every or epoch == federation.final_server_epochs - 1:
+            now.validation = self._evaluate()
+        self._epochs_done = epoch + 1
+        return now.record(
+            self._fleet.ledger, learning_rate=None, exit_weights=self._lessons.exit_weights, update_norm=None, num_repeated=0, virtual_seconds=None
+        )
 
     def exit_tables(self) -> tuple[FitTable, CalibrationTable]:
         """Asks all clients for their hold-outs' logits and features, and adds the deeper exits."""
-        self._round = _RoundState(self._round.number, list(range(self._config.federation.num_clients)))
+        federation = self._config.federation
+        now = self._begin(federation.rounds + self._epochs_done, range(federation.num_clients))
         tables: dict[Role, list[ExitTable]] = {Role.FIT: [], Role.CALIBRATE: []}
-        for client, content in self._ask("tables", messages.TABLES, weights=self._held):
+        for reply, content in self._ask("tables", messages.TABLES, weights=self._weights.flatten()):
             tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
             for role, kind in ((Role.FIT, FitTable), (Role.CALIBRATE, CalibrationTable)):
-                prefix = f"{role.value}."
+                prefix, depth = f"{role.value}.", self._fleet.population.depth(reply.client)
                 logits, labels = tensors[f"{prefix}logits"].numpy(), tensors[f"{prefix}labels"].numpy()
-                if self._deeper:
-                    batch = FeatureBatch.from_tensors(tensors, prefix)
-                    logits = np.concatenate([logits, deeper_logits(self._deeper, batch, self._config.deployment.feature_codec)])
-                tables[role].append(kind(logits, labels, tensors[f"{prefix}sample_ids"].numpy(), np.full(len(labels), client)))
+                if depth < len(self._segments):
+                    logits = np.concatenate([logits, self._deeper_logits(FeatureBatch.from_tensors(tensors, depth, prefix))])
+                tables[role].append(kind(logits, labels, tensors[f"{prefix}sample_ids"].numpy(), np.full(len(labels), reply.client)))
+        now.check()
         return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
 
-    def _train_clients(self, rate: float) -> Counts:
-        total, counts = WeightedMean(), Counts()
-        for client, content in self._ask("train", messages.TRAIN, weights=self._held, learning_rate=rate):
-            try:
-                state = messages.read_weights(content.array_records[messages.WEIGHTS], self._held)
-            except ValueError as error:
-                self._fail(client, "train", f"{error}; rejected")
-                continue
-            update = Counts.from_record(content.metric_records[messages.METRICS])
-            total.add(state, self._fleet.num_train[client])
-            counts += update
-            self._listener.worked("train", update.num_samples)
-        self._check_failures()
-        messages.load_weights(total.mean(), into=self._held)
-        return counts
+    def snapshot(self) -> Snapshot:
+        """Returns all that `restore` needs after a complete round or final epoch."""
+        parts = {
+            "network": self.network.state_dict(), "updates": self._updates.state(), "trainer": self._trainer.state() if self._trainer else {},
+            "features": self._buffer.state(), "clients": self._fleet.client_states(),
+        }  # fmt: skip
+        facts = {
+            "round": self._rounds_done, "final_epoch": self._epochs_done, "exit_weights": self._lessons.exit_weights, "failures": dict(self.failures),
+            "bytes_up": self._fleet.ledger.up, "bytes_down": self._fleet.ledger.down, "seconds": self.seconds,
+        }  # fmt: skip
+        return Snapshot({f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}, facts)
 
-    def _collect_features(self, fraction: float) -> FeatureBatch:
-        parts = []
-        for _, content in self._ask("features", messages.FEATURES, weights=self._held, fraction=fraction):
-            parts.append(FeatureBatch.from_tensors(messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])))
-            self._listener.worked("features", len(parts[-1]))
-        self._check_failures()
-        return FeatureBatch(concatenate([part.features for part in parts]), torch.cat([part.labels for part in parts]))
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes back what `snapshot` returned; the final epochs' features, which it leaves out, are asked for again and not counted again."""
+        facts = snapshot.facts
+        self.network.load_state_dict(snapshot.part("network"))
+        self._updates.restore(snapshot.part("updates"))
+        if self._trainer:
+            self._trainer.restore(snapshot.part("trainer"))
+        self._buffer.restore(snapshot.part("features"))
+        self._fleet.restore_client_states(snapshot.part("clients"))
+        self._lessons.exit_weights = list(facts["exit_weights"])
+        self._rounds_done, self._epochs_done = facts["round"], facts["final_epoch"]
+        if 0 < self._epochs_done < self._config.federation.final_server_epochs:
+            self._begin(self._config.federation.rounds + self._epochs_done, range(self._config.federation.num_clients))
+            self._final_features(self._epochs_done - 1)
+        self.failures = Counter(facts["failures"])
+        self._fleet.ledger.up, self._fleet.ledger.down = dict(facts["bytes_up"]), dict(facts["bytes_down"])
+        self._seconds_before, self._started = facts["seconds"], time.perf_counter()
 
-    def _train_server(self, data: FeatureBatch, epoch: int) -> Counts:
+    def _begin(self, number: int, clients: Sequence[int]) -> RoundState:
+        self._now = RoundState(number, clients, self._config.federation.max_failed_fraction)
+        return self._now
+
+    def _train_clients(self, sent: Flat) -> None:
+        for reply, content in self._ask("train", messages.TRAIN, weights=sent, **self._lessons.request(self._now.number)):
+            self._take_update(reply, content, bytes_down=sum(reply.bytes_down.values()), bytes_up=sum(reply.bytes_up.values()))
+
+    def _train_split(self, sent: Flat) -> None:
+        """Clients and server train together: features up, their gradients down, until every client has sent its weights."""
         assert self._trainer is not None
-        counts = self._trainer.train_epoch(data, epoch=epoch, generator=torch_generator(self._config.seed, Purpose.SERVER_SHUFFLE, epoch))
-        weights_finite = all(torch.isfinite(parameter).all() for segment in self._deeper for parameter in segment.parameters())
-        if not (math.isfinite(counts.loss_sum) and weights_finite):
-            raise RunError(
-                f"round {self._round.number}: the server's training diverged (its loss or weights are not finite); lower federation.server.learning_rate"
-            )
-        self._listener.worked("server", len(data))
+        request, lesson, tally = self._lessons.request(self._now.number), self._lessons.of_server(self._now.number), self._trainer.tally()
+        down, up = Counter[int](), Counter[int]()
+        gradients: dict[int, ArrayRecord] = {}
+        for step in itertools.count():
+            extras, gradients = gradients, {}
+            for reply, content in self._ask(
+                "train", messages.SPLIT, clients=list(extras) if step else None, extras=extras or None, weights=None if step else sent, step=step, **request
+            ):
+                down[reply.client] += sum(reply.bytes_down.values())
+                up[reply.client] += sum(reply.bytes_up.values())
+                if messages.WEIGHTS in content:
+                    self._take_update(reply, content, bytes_down=down[reply.client], bytes_up=up[reply.client], num_exchanges=step + 1)
+                    continue
+                tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+                batch = FeatureBatch.from_tensors(tensors, self._fleet.population.depth(reply.client))
+                gradient = self._trainer.train_split(batch, epoch=self._now.number - 1, lesson=lesson, tally=tally)
+                gradients[reply.client] = messages.pack_tensors({"gradient": gradient})
+                self._listener.worked("server", len(batch))
+            if not gradients:
+                break
+        self._now.server = tally.counts()
+        self._check_server(self._now.server)
+
+    def _take_update(self, reply: Reply, content: RecordDict, *, bytes_down: int, bytes_up: int, num_exchanges: int = 1) -> None:
+        """Puts an update where it belongs: into this round's average, into a later one's, or away."""
+        federation, client, now = self._config.federation, reply.client, self._now
+        counts, group = Counts.from_record(content.metric_records[messages.METRICS]), self._fleet.population.group(client)
+        slowdown = self._fleet.faults.strike(now.number, client).get("straggler", 1.0) if self._clock.runs else 1.0
+        seconds = self._clock.client_seconds(
+            group, num_samples=counts.num_samples, bytes_down=bytes_down, bytes_up=bytes_up, num_exchanges=num_exchanges, slowdown=slowdown
+        )
+        missed = self._clock.deadlines_missed(seconds)
+        now.arrivals.append(seconds)
+        self._listener.worked("train", counts.num_samples)
+        if missed and federation.late_updates == "discard":
+            self._fail(client, "train", "late", f"its update came after {seconds:.3g} s, federation.deadline_s is {federation.deadline_s:g}")
+            return
+        try:
+            update = messages.unpack_tensors(content.array_records[messages.WEIGHTS])
+            keys = self._weights.keys(group.depth, exits=federation.client_exits)
+            self._updates.add(update, keys, self._fleet.num_train[client], deadlines_missed=missed)
+        except ValueError as error:
+            self._fail(client, "train", "rejected", f"{error}; rejected")
+            return
+        now.num_late += missed > 0
+        now.train = counts + (now.train or Counts())
+
+    def _train_deeper(self) -> None:
+        federation, now = self._config.federation, self._now
+        if federation.server_training == "proxy":
+            parts = [self._proxy_features()]
+        else:
+            stale = federation.feature_timing == "stale"
+            parts = self._collect_features(None if stale else self._weights.flatten(), federation.feature_fraction)
+        self._buffer.add(now.number, parts)
+        now.feature_ages, data = self._buffer.ages(now.number), self._buffer.batches()
+        if not data:
+            return
+        now.server = Counts()
+        for epoch in range(federation.server_epochs):
+            now.server += self._train_server(data, (now.number - 1) * federation.server_epochs + epoch)
+
+    def _final_features(self, epoch: int) -> list[FeatureBatch]:
+        """Returns the view of an epoch's features, asked for as in the first epoch that trains on it."""
+        view, federation = view_of(epoch, config=self._config), self._config.federation
+        if self._final_view is None or self._final_view[0] != view:
+            self._final_view = None  # let go of the old view before the new one comes
+            first = next(number for number in range(epoch + 1) if view_of(number, config=self._config) == view)
+            number, self._now.number = self._now.number, federation.rounds + 1 + first
+            if federation.server_training == "proxy":
+                parts = [self._proxy_features()]
+            else:
+                parts = self._collect_features(self._weights.flatten(), 1.0)
+            self._now.number = number
+            self._final_view = view, by_depth(parts)
+        return self._final_view[1]
+
+    def _collect_features(self, weights: Flat | None, fraction: float) -> list[FeatureBatch]:
+        """Asks the clients that don't hold all segments for features; those of stale ones come without weights going out."""
+        population, parts = self._fleet.population, []
+        clients = [client for client in self._now.healthy if population.depth(client) < len(self._segments)]
+        for reply, content in self._ask("features", messages.FEATURES, clients=clients, weights=weights, fraction=fraction):
+            tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+            parts.append(FeatureBatch.from_tensors(tensors, population.depth(reply.client)).to(self._device))
+            self._listener.worked("features", len(parts[-1]))
+        self._now.check()
+        return parts
+
+    def _proxy_features(self) -> FeatureBatch:
+        """Computes features of the server's own images with the segments above those it trains."""
+        work = open_workspace(self._config.model_dump_json())
+        batch = training_features(
+            self._segments[: self._config.server_start], work.data, work.partition.proxy, codec=self._config.federation.feature_codec,
+            generator=torch_generator(self._config.seed, Purpose.PROXY, self._now.number), precision=self._precision,
+        )  # fmt: skip
+        self._listener.worked("features", len(batch))
+        return batch
+
+    def _train_server(self, data: Sequence[FeatureBatch], epoch: int) -> Counts:
+        assert self._trainer is not None
+        generator = torch_generator(self._config.seed, Purpose.SERVER_SHUFFLE, epoch)
+        lesson = self._lessons.of_server(min(self._now.number, self._config.federation.rounds + 1))
+        counts = self._trainer.train_epoch(data, epoch=epoch, generator=generator, lesson=lesson)
+        self._check_server(counts)
+        self._listener.worked("server", sum(len(part) for part in data))
         return counts
+
+    def _check_server(self, counts: Counts) -> None:
+        assert self._trainer is not None
+        if not (math.isfinite(counts.loss_sum) and self._trainer.is_finite()):
+            raise RunError(
+                f"round {self._now.number}: the server's training diverged (its loss or weights are not finite); lower federation.server.learning_rate"
+            )
 
     def _evaluate(self) -> Counts:
-        total = Counts()
-        for _, content in self._ask("evaluate", messages.EVALUATE, weights=self._held):
-            counts = Counts.from_record(content.metric_records[messages.METRICS])
-            if self._deeper:
-                batch = FeatureBatch.from_tensors(messages.unpack_tensors(content.array_records[messages.FEATURES_KIND]))
-                logits = deeper_logits(self._deeper, batch, self._config.deployment.feature_codec)
+        total, score = Counts(), self._lessons.serving_score
+        values = {} if score is None else {"serving_score": score}
+        for reply, content in self._ask("evaluate", messages.EVALUATE, weights=self._weights.flatten(), **values):
+            counts, depth = Counts.from_record(content.metric_records[messages.METRICS]), self._fleet.population.depth(reply.client)
+            if depth < len(self._segments):
+                tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+                batch = FeatureBatch.from_tensors(tensors, depth)
+                logits = self._deeper_logits(batch)
+                answered: Sequence[int] = ()
+                if score is not None:
+                    left = torch.from_numpy(logits)[:, tensors["open"].bool()]
+                    answered = torch.bincount(answering_exits(left, score, last_answers=True), minlength=len(logits)).tolist()
                 deeper = (logits.argmax(2) == batch.labels.numpy()).sum(1).tolist()
-                counts = Counts(counts.num_samples, 0.0, (*counts.correct, *deeper))
+                counts = Counts(counts.num_samples, 0.0, (*counts.correct, *deeper), (), (*counts.answered, *answered))
             total += counts
             self._listener.worked("evaluate", counts.num_samples)
-        self._check_failures()
+        self._now.check()
         return total
 
-    def _ask(self, stage: str, message_type: str, *, weights: messages.State, **values: float) -> Iterator[tuple[int, RecordDict]]:
-        """Asks the round's clients that haven't failed yet; yields who answered, ascending."""
-        healthy = [client for client in self._round.chosen if client not in {failure.client for failure in self._round.failures}]
-        for reply in self._fleet.ask(message_type, healthy, round_number=self._round.number, weights=weights, **values):
+    def _deeper_logits(self, batch: FeatureBatch) -> npt.NDArray[np.float32]:
+        return deeper_logits(self._segments, batch, self._config.deployment.feature_codec, self._device)
+
+    def _ask(
+        self, stage: str, message_type: str, *, clients: Sequence[int] | None = None, weights: Flat | None = None,
+        extras: Mapping[int, ArrayRecord] | None = None, **values: float | list[float],
+    ) -> Iterator[tuple[Reply, RecordDict]]:  # fmt: skip
+        """Asks clients, or all of the round that haven't failed yet; yields who answered with what, ascending."""
+        asked = self._now.healthy if clients is None else clients
+        for reply in self._fleet.ask(message_type, asked, round_number=self._now.number, weights=weights, extras=extras, **values):
             if reply.content is None:
-                self._fail(reply.client, stage, str(reply.error))
+                self._fail(reply.client, stage, reply.kind, str(reply.error))
             else:
-                yield reply.client, reply.content
-        if stage == "tables":
-            self._check_failures()
+                yield reply, reply.content
 
-    def _fail(self, client: int, stage: str, details: str) -> None:
-        reason = details.strip().splitlines()[-1] if details.strip() else "no reason given"
-        failure = Failure(self._round.number, client, stage, reason, details)
-        self._round.failures.append(failure)
-        self.num_failures += 1
+    def _fail(self, client: int, stage: str, kind: str, details: str) -> None:
+        failure = self._now.fail(client, stage, kind, details)
+        self.failures[kind] += 1
         self._listener.failed(failure)
-
-    def _check_failures(self) -> None:
-        failures, chosen, limit = self._round.failures, self._round.chosen, self._config.federation.max_failed_fraction
-        if len(failures) > limit * len(chosen):
-            first = failures[0]
-            raise RunError(
-                f"round {self._round.number}: {len(failures)} of {len(chosen)} clients failed, more than federation.max_failed_fraction {limit:g} allows.\n"
-                f"Client {first.client} failed first, in {first.stage}: {first.reason}"
-            )
-
-    def _record(self, rate: float | None, train: Counts | None, server: Counts | None, validation: Counts | None) -> RoundRecord:
-        state, ledger = self._round, self._fleet.ledger
-        return RoundRecord(
-            state.number, tuple(state.chosen), tuple(state.failures), rate, train, server, validation,
-            dict(ledger.up), dict(ledger.down), time.perf_counter() - state.started,
-        )  # fmt: skip
-
-
-@dataclass
-class _RoundState:
-    number: int
-    chosen: Sequence[int]
-    failures: list[Failure] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)

@@ -10,22 +10,22 @@ from flwr.serverapp import Grid, ServerApp
 from tardis_fl.config.schema import Config
 from tardis_fl.federation.events import Listener
 from tardis_fl.federation.fleet import Fleet
-from tardis_fl.federation.rounds import Trained, train_federated
+from tardis_fl.federation.rounds import Past, Trained, train_federated
 
 
-def build_server_app(listener: Listener, receive: Callable[[Trained], None]) -> ServerApp:
+def build_server_app(listener: Listener, receive: Callable[[Trained], None], past: Past | None = None) -> ServerApp:
     """Builds a ServerApp that trains the configuration in its run config (key `config`, as JSON).
 
     Args:
         listener: Is told of every round.
         receive: Gets the result, since a ServerApp returns nothing.
+        past: Where an interrupted run goes on; None: from the start.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        config_json = str(context.run_config["config"])
-        config = Config.model_validate_json(config_json)
-        receive(train_federated(Fleet(grid, config_json, config.federation.num_clients), config, listener))
+        config = Config.model_validate_json(str(context.run_config["config"]))
+        receive(train_federated(Fleet(grid, config), config, listener, past))
 
     return app

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import torch
+
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.partition import Partition, load_partition
@@ -13,9 +15,10 @@ from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.early_exit.tracing import ConversionError
 from tardis_fl.errors import ConfigError
+from tardis_fl.federation.faults import Faults
 from tardis_fl.federation.local_training import LocalData
-from tardis_fl.federation.messages import State, segments_state
-from tardis_fl.precision import resolve_precision, use_threads
+from tardis_fl.federation.weights import HeldWeights
+from tardis_fl.precision import resolve_device, resolve_precision, use_threads
 from tardis_fl.randomness import Purpose, integer_seed
 
 
@@ -28,8 +31,9 @@ class Workspace:
         dataset: Both splits; clients use the training split only.
         partition: Every client's shard.
         data: The training split as clients see it.
-        segments: The held segments; every message brings their weights.
+        segments: As many as the deepest client holds; every message brings their weights.
         precision: Arithmetic of training.
+        device: Where it computes.
     """
 
     config: Config
@@ -38,11 +42,17 @@ class Workspace:
     data: LocalData
     segments: list[Segment]
     precision: str
+    device: torch.device
 
     @cached_property
-    def state(self) -> State:
-        """The live tensors of the held segments."""
-        return segments_state(self.segments)
+    def weights(self) -> HeldWeights:
+        """The weights of the held segments."""
+        return HeldWeights(self.segments)
+
+    @cached_property
+    def faults(self) -> Faults:
+        """What goes wrong on purpose."""
+        return Faults.of(self.config)
 
 
 @lru_cache(maxsize=1)
@@ -50,14 +60,16 @@ def open_workspace(config_json: str) -> Workspace:
     """Returns the workspace of a configuration; the last one stays open."""
     config = Config.model_validate_json(config_json)
     use_threads(config.runtime)
+    device = resolve_device(config.runtime)
     dataset = load_dataset(config)
     return Workspace(
         config=config,
         dataset=dataset,
         partition=load_partition(config, dataset),
-        data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment),
-        segments=list(new_network(config, dataset.num_classes))[: config.federation.client_depth],
+        data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment, device),
+        segments=list(new_network(config, dataset.num_classes).to(device))[: config.max_depth],
         precision=resolve_precision(config.runtime),
+        device=device,
     )
 
 
@@ -70,7 +82,7 @@ def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
     model = config.model
     try:
         return build_network(
-            model.backbone, num_classes=num_classes, width=model.width, norm=model.norm, image_size=config.data.image_size,
+            model.backbone, num_classes=num_classes, width=model.width, norm=config.norm_layer, image_size=config.data.image_size,
             exit_hidden=model.exit_hidden, cuts=model.cuts, num_segments=config.num_segments, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
         )  # fmt: skip
     except ConversionError as error:

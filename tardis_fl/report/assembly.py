@@ -19,6 +19,7 @@ from tardis_fl.deployment.thresholds import Choice, sweep
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.evaluation import ExitTable, TestTable
 from tardis_fl.federation.events import RoundRecord
+from tardis_fl.federation.population import group_sizes
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import results
 
@@ -38,7 +39,7 @@ def assemble(
 ) -> results.Report:  # fmt: skip
     """Puts a report together; everything in it was measured or counted before."""
     names = [tier.name for tier in config.tiers]
-    deployment, ledger = config.deployment, trained.ledger
+    deployment = config.deployment
     history = _accuracies(trained.rounds)
     sizes = boundary_bytes(costs, deployment, dataset.num_classes)
     return results.Report(
@@ -58,12 +59,7 @@ def assemble(
         calibration=results.CalibrationResult(choice.target, choice.num_samples, choice.accuracy, choice.offload_rate, choice.full_accuracy),
         certificate=None,
         baselines={name: results.BaselineResult(**asdict(row)) for name, row in baselines.items()},
-        federation=results.FederationResult(
-            rounds=len(trained.rounds), num_clients=config.federation.num_clients, clients_per_round=config.clients_per_round,
-            client_depth=config.federation.client_depth, bytes_up=dict(ledger.up), bytes_down=dict(ledger.down),
-            raw_images_bytes=trained.num_train * dataset.train.image_bytes,
-            num_failures=trained.num_failures, seconds=trained.seconds,
-        ),
+        federation=_federation(config, trained, dataset.train.image_bytes),
         last_round=history[-1] if history else None,
         best_round=max(history, key=lambda record: record.validation_accuracy[-1], default=None),
         history=history,
@@ -82,6 +78,22 @@ def assemble(
         escalation_effect=_effect(test, outcome),
         clients=results.ClientsResult(label_counts.tolist()),
         warnings=list(warnings),
+    )  # fmt: skip
+
+
+def _federation(config: Config, trained: Trained, image_bytes: int) -> results.FederationResult:
+    sizes = group_sizes([group.share for group in config.groups], config.federation.num_clients)
+    waited = [record.virtual_seconds for record in trained.rounds if record.virtual_seconds is not None]
+    return results.FederationResult(
+        rounds=len(trained.rounds), num_clients=config.federation.num_clients, clients_per_round=config.clients_per_round, client_depth=config.max_depth,
+        groups=[
+            results.GroupResult(group.name, size, group.depth, group.device, group.link, group.availability)
+            for group, size in zip(config.groups, sizes, strict=True)
+        ],
+        server_training=config.federation.server_training, bytes_up=dict(trained.ledger.up), bytes_down=dict(trained.ledger.down),
+        raw_images_bytes=trained.num_train * image_bytes, num_failures=sum(trained.failures.values()), failures=dict(trained.failures),
+        num_late=sum(record.num_late for record in trained.rounds), num_repeated=sum(record.num_repeated for record in trained.rounds),
+        virtual_seconds=sum(waited) if waited else None, seconds=trained.seconds,
     )  # fmt: skip
 
 

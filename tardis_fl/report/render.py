@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tardis_fl import __version__
@@ -29,13 +31,18 @@ def _table_cell(text: str) -> str:
     return "".join(f"\\{sign}" if sign in "|<>*_`[]\\" else sign for sign in text)
 
 
+def render_template(name: str, **content: Any) -> str:
+    """Renders a template of this package; a name that the template wants and doesn't get is an error."""
+    return _environment().get_template(name).render(**content, version=__version__)
+
+
 def render_markdown(report: Report) -> str:
     """Renders the report for a terminal or a forge."""
-    return _environment().get_template("report.md.jinja").render(report=report, version=__version__)
+    return render_template("report.md.jinja", report=report)
 
 
 def render_html(report: Report) -> str:
     """Renders the report as one page that loads nothing from elsewhere."""
     from tardis_fl.report.plots import draw_all
 
-    return _environment().get_template("report.html.jinja").render(report=report, plots=draw_all(report), version=__version__)
+    return render_template("report.html.jinja", report=report, plots=draw_all(report))

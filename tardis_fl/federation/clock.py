@@ -1,0 +1,67 @@
+"""The virtual clock: how long a client's round would take on its own device and link, whatever this machine is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tardis_fl.config.schema import Config, GroupConfig
+from tardis_fl.early_exit.catalogue import CATALOGUE
+from tardis_fl.profiles import DEVICES, LINKS
+
+FLOP_PER_MAC = 2
+PASSES_OF_TRAINING = 3  # a forward pass, and a backward pass that costs about two (Hobbhahn and Sevilla 2021, on the backward-forward FLOP ratio)
+
+
+class VirtualClock:
+    """Seconds of a client's round: receive, compute, send.
+
+    Computing takes multiply-accumulates x 2 x 3 over the rate of the group's device, where the profiles' rates are
+    those of inference; a group without a device or a link spends no time on it.
+
+    Args:
+        config: The run's configuration.
+        macs: Multiply-accumulates of each segment with its exit, for one sample.
+    """
+
+    def __init__(self, config: Config, macs: Sequence[int]) -> None:
+        self._macs = macs
+        self._depthwise = CATALOGUE[config.model.backbone].depthwise
+        self._deadline_s = config.federation.deadline_s
+        self.runs = any(group.device or group.link for group in config.groups)
+
+    def client_seconds(self, group: GroupConfig, *, num_samples: int, bytes_down: int, bytes_up: int, num_exchanges: int = 1, slowdown: float = 1.0) -> float:
+        """Returns the seconds from the request's sending to the reply's arrival.
+
+        Args:
+            group: The client's group.
+            num_samples: Samples trained on, each pass counted.
+            bytes_down: Bytes of the requests.
+            bytes_up: Bytes of the replies.
+            num_exchanges: Requests and replies.
+            slowdown: Factor on computing (the fault `straggler`).
+        """
+        seconds = 0.0
+        if group.device:
+            profile = DEVICES[group.device]
+            rate = profile.depthwise_flop_per_s if self._depthwise else profile.dense_flop_per_s
+            seconds += slowdown * sum(self._macs[: group.depth]) * FLOP_PER_MAC * PASSES_OF_TRAINING * num_samples / rate
+        if group.link:
+            link = LINKS[group.link]
+            seconds += 8 * bytes_down / link.down_bit_per_s + 8 * bytes_up / link.up_bit_per_s + 2 * num_exchanges * link.delay_s
+        return seconds
+
+    def deadlines_missed(self, seconds: float) -> int:
+        """Returns how many deadlines went by before an update arrived; 0 where it is in time or there is none."""
+        return int(seconds // self._deadline_s) if self._deadline_s and seconds > self._deadline_s else 0
+
+    def round_seconds(self, arrivals: Sequence[float], *, someone_is_missing: bool) -> float | None:
+        """Returns how long the server waits: for the last update, or for the deadline where someone is late or missing.
+
+        None where no group has a device or a link.
+        """
+        if not self.runs:
+            return None
+        last = max(arrivals, default=0.0)
+        if self._deadline_s is None:
+            return last
+        return self._deadline_s if someone_is_missing else min(last, self._deadline_s)

@@ -1,0 +1,58 @@
+"""Features that the server keeps over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from tardis_fl.federation.messages import FeatureBatch
+
+
+class FeatureBuffer:
+    """A ring over rounds: features enter with the round they were computed in, and leave when they are too old.
+
+    Args:
+        num_rounds: Rounds that are kept; 1 is the present one only.
+    """
+
+    def __init__(self, num_rounds: int) -> None:
+        self._num_rounds = num_rounds
+        self._entries: dict[int, list[FeatureBatch]] = {}
+
+    def add(self, round_number: int, parts: Sequence[FeatureBatch]) -> None:
+        """Takes a round's features, and lets go of those that are too old."""
+        self._entries = {number: kept for number, kept in self._entries.items() if number > round_number - self._num_rounds}
+        if parts:
+            self._entries[round_number] = by_depth(parts)
+
+    def batches(self) -> list[FeatureBatch]:
+        """Returns all features, one batch a depth."""
+        return by_depth([part for parts in self._entries.values() for part in parts])
+
+    def ages(self, round_number: int) -> dict[int, int]:
+        """Returns how many samples are how many rounds old."""
+        return {round_number - number: sum(len(part) for part in parts) for number, parts in sorted(self._entries.items(), reverse=True)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns everything as tensors, for a checkpoint; nothing where only the present round is kept."""
+        if self._num_rounds == 1:
+            return {}
+        return {
+            name: tensor for number, parts in self._entries.items() for part in parts for name, tensor in part.tensors(f"{number}.{part.depth}.").items()
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` returned."""
+        keys = dict.fromkeys(tuple(map(int, name.split(".")[:2])) for name in state)
+        for number, depth in sorted(keys):
+            self._entries.setdefault(number, []).append(FeatureBatch.from_tensors(state, depth, f"{number}.{depth}."))
+
+
+def by_depth(parts: Sequence[FeatureBatch]) -> list[FeatureBatch]:
+    """Joins the batches of each depth, shallow first."""
+    joined = []
+    for depth in sorted({part.depth for part in parts}):
+        same = [part for part in parts if part.depth == depth]
+        joined.append(same[0] if len(same) == 1 else FeatureBatch.concatenate(same))
+    return joined

@@ -1,0 +1,104 @@
+"""The weights of held segments as flat arrays, one for each body or exit and type.
+
+A hundred tensors a model, each an array with a header of its own, took longer to pack than to average.
+Keys are `0.body.float32`, `0.exit.float32`, `0.body.int64`, ...: a client that holds fewer segments,
+or trains fewer exits, sends fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Flat = dict[str, Tensor]
+"""Flat arrays (numbers,) by key."""
+
+
+class HeldWeights:
+    """Parameters and buffers of consecutive segments: the live tensors, seen as flat arrays.
+
+    Args:
+        segments: The segments, from the first.
+
+    Attributes:
+        parameters: For each key of floats a mask (numbers,): True where a parameter stands, False where a buffer does.
+        norm_names: Names of the tensors of batch norm layers.
+    """
+
+    def __init__(self, segments: Sequence[nn.Module]) -> None:
+        self._live: dict[str, Tensor] = {}
+        self._names: dict[str, list[str]] = {}
+        self.norm_names: set[str] = set()
+        parameter_names = set()
+        for number, segment in enumerate(segments):
+            self._live |= {f"{number}.{name}": tensor for name, tensor in segment.state_dict().items()}
+            parameter_names |= {f"{number}.{name}" for name, _ in segment.named_parameters(remove_duplicate=False)}
+            for module_name, module in segment.named_modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    self.norm_names |= {f"{number}.{module_name}.{name}" for name in module.state_dict()}
+        for name, tensor in self._live.items():
+            number, part = name.split(".")[:2]
+            self._names.setdefault(f"{number}.{part}.{str(tensor.dtype).removeprefix('torch.')}", []).append(name)
+        self.parameters = {
+            key: torch.cat([torch.full((self._live[name].numel(),), name in parameter_names) for name in names])
+            for key, names in self._names.items()
+            if self._live[names[0]].is_floating_point()
+        }
+
+    def keys(self, depth: int, *, exits: str = "all") -> list[str]:
+        """Returns the keys of the first `depth` segments; of their exits all, or only the last."""
+        found = []
+        for key in self._names:
+            number, part = key.split(".")[:2]
+            if int(number) < depth and (part == "body" or exits == "all" or int(number) == depth - 1):
+                found.append(key)
+        return found
+
+    def flatten(self, keys: Iterable[str] | None = None) -> Flat:
+        """Returns copies of the current weights, on the CPU."""
+        wanted = self._names if keys is None else keys
+        return {key: torch.cat([self._live[name].detach().reshape(-1) for name in self._names[key]]).cpu() for key in wanted}
+
+    def load(self, flat: Mapping[str, Tensor]) -> None:
+        """Copies flat arrays into the live tensors."""
+        with torch.no_grad():
+            for name, part in self._parts(flat):
+                self._live[name].copy_(part)
+
+    def check(self, flat: Mapping[str, Tensor], keys: Sequence[str]) -> None:
+        """Refuses arrays that don't fit the live tensors.
+
+        Raises:
+            ValueError: Parts are missing or unknown, have another size or type, or hold values that are not finite.
+        """
+        if flat.keys() != set(keys):
+            raise ValueError(f"sent other segments than it was asked for (on one side only: {', '.join(sorted(flat.keys() ^ set(keys)))})")
+        for key in keys:
+            names = self._names[key]
+            shape, dtype = (sum(self._live[name].numel() for name in names),), self._live[names[0]].dtype
+            if tuple(flat[key].shape) != shape or flat[key].dtype != dtype:
+                raise ValueError(f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {shape} {dtype}")
+        if not all(torch.isfinite(values).all() for values in flat.values()):
+            broken = next(name for name, part in self._parts(flat) if not torch.isfinite(part).all())
+            raise ValueError(f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help")
+
+    def flatten_norms(self, keys: Iterable[str]) -> Flat:
+        """Returns copies of the tensors of batch norm layers, one flat array a key that has any."""
+        names = {key: [name for name in self._names[key] if name in self.norm_names] for key in keys}
+        return {key: torch.cat([self._live[name].detach().reshape(-1) for name in found]).cpu() for key, found in names.items() if found}
+
+    def load_norms(self, flat: Mapping[str, Tensor]) -> None:
+        """Copies what `flatten_norms` returned into the live tensors."""
+        with torch.no_grad():
+            for key, values in flat.items():
+                tensors = [self._live[name] for name in self._names[key] if name in self.norm_names]
+                for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+
+    def _parts(self, flat: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
+        for key, values in flat.items():
+            names = self._names[key]
+            for name, part in zip(names, values.split([self._live[name].numel() for name in names]), strict=True):
+                yield name, part.view(self._live[name].shape)
