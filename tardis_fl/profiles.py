@@ -10,7 +10,7 @@ and the 2024 report of Ookla.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 DeviceName = Literal["mcu-stm32l4r5", "rpi-zero-2w", "rpi-3b+", "rpi-4b", "rpi-5", "jetson-nano", "jetson-orin-nano", "phone-855+", "phone-8-gen-2", "xeon-8"]
 LinkName = Literal["gprs", "2g", "3g", "good-3g", "4g", "slow-4g", "5g-us-2024", "dsl", "wifi"]

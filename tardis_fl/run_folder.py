@@ -21,6 +21,7 @@ from tardis_fl.errors import ConfigError, RunError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
     from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
     from tardis_fl.federation.events import Failure, RoundRecord, Snapshot

@@ -60,8 +60,8 @@ def test_stated_bytes_are_what_is_encoded(codec):
 
 def test_features_survive_flower_records_in_any_memory_order():
     features = some_features(4).contiguous(memory_format=torch.channels_last)
-    batch = FeatureBatch(encode(features, "uint8"), torch.arange(5))
-    arrived = FeatureBatch.from_tensors(unpack_tensors(pack_tensors(batch.tensors("fit."))), "fit.")
+    batch = FeatureBatch(encode(features, "uint8"), torch.arange(5), 1)
+    arrived = FeatureBatch.from_tensors(unpack_tensors(pack_tensors(batch.tensors("fit."))), 1, "fit.")
     assert torch.equal(decode(arrived.features), decode(batch.features))
     assert torch.equal(arrived.labels, batch.labels)
     both = concatenate([arrived.features, batch.features])

@@ -75,6 +75,14 @@ def stop_after(monkeypatch, method, count):
     monkeypatch.setattr(RunFolder, method, stopping)
 
 
+def run_until_killed(config, folder, method, count, *, resume=False):
+    """Runs until a method of the run folder is called for the `count`-th time."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, method, count)
+        with pytest.raises(StopError):
+            simulate(config, folder, quiet(), resume=resume)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -102,9 +110,7 @@ def test_everything_that_a_round_leaves_behind_was_there(uninterrupted):
 )  # fmt: skip
 def test_killed_anywhere_it_ends_the_same(uninterrupted, tmp_path, method, count):
     config, folder = small_config(*EVERYTHING), tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-        stop_after(patch, method, count)
-        simulate(config, folder, quiet())
+    run_until_killed(config, folder, method, count)
     simulate(config, folder, quiet(), resume=True)
     assert_same(folder, uninterrupted)
 
@@ -112,9 +118,7 @@ def test_killed_anywhere_it_ends_the_same(uninterrupted, tmp_path, method, count
 def test_killed_twice_it_ends_the_same(uninterrupted, tmp_path):
     config, folder = small_config(*EVERYTHING), tmp_path / "run"
     for resume, (method, count) in enumerate((("append_round", 2), ("write_round_checkpoint", 2), ("append_final_epoch", 2))):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-            stop_after(patch, method, count)
-            simulate(config, folder, quiet(), resume=bool(resume))
+        run_until_killed(config, folder, method, count, resume=bool(resume))
     simulate(config, folder, quiet(), resume=True)
     assert_same(folder, uninterrupted)
 
@@ -122,9 +126,7 @@ def test_killed_twice_it_ends_the_same(uninterrupted, tmp_path):
 def test_split_training_resumes_too(tmp_path):
     config = small_config("federation.split=true", "federation.rounds=3", "federation.final_server_epochs=0")
     simulate(config, tmp_path / "whole", quiet())
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-        stop_after(patch, "append_round", 3)
-        simulate(config, tmp_path / "run", quiet())
+    run_until_killed(config, tmp_path / "run", "append_round", 3)
     simulate(config, tmp_path / "run", quiet(), resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
 
@@ -159,9 +161,7 @@ def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_planned(tmp
 
 @pytest.fixture
 def interrupted(tmp_path):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-        stop_after(patch, "append_round", 2)
-        simulate(small_config(), tmp_path / "run", quiet())
+    run_until_killed(small_config(), tmp_path / "run", "append_round", 2)
     return tmp_path / "run"
 
 
@@ -193,7 +193,7 @@ def test_a_truncated_checkpoint_is_one_message(interrupted):
 def test_other_images_are_refused(interrupted):
     environment = json.loads((interrupted / "environment.json").read_text())
     (interrupted / "environment.json").write_text(json.dumps(environment | {"data_hash": "another"}))
-    with pytest.raises(ConfigError, match="these are other images than those that the run in .* began with"):
+    with pytest.raises(ConfigError, match=r"these are other images than those that the run in .* began with"):
         simulate(small_config(), interrupted, quiet(), resume=True)
 
 

@@ -169,5 +169,5 @@ class FederationConfig(Section):
     """A late update counts as failed, or joins the average of the round in which it arrives."""
     late_discount: PositiveFraction = 0.5
     """Factor on a late update's weight for each deadline that it missed (late_updates discount)."""
-    faults: list[FaultConfig] = []
+    faults: list[FaultConfig] = Field(default=[])
     """What goes wrong on purpose."""

@@ -154,7 +154,7 @@ class Config(Section):
     """The images, and who holds which."""
     model: ModelConfig = ModelConfig()
     """The network."""
-    tiers: list[TierConfig] = [TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")]
+    tiers: list[TierConfig] = Field(default=[TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")])
     """Where the segments run, from the device to the cloud: one tier a segment."""
     federation: FederationConfig = FederationConfig()
     """Who trains what, and how often."""

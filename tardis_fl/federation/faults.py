@@ -86,5 +86,5 @@ class Faults:
         return damaged
 
 
-def _norm(tensors) -> float:  # noqa: ANN001
+def _norm(tensors) -> float:
     return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())

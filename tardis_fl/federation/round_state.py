@@ -10,7 +10,6 @@ from tardis_fl.errors import RunError
 from tardis_fl.federation.events import Failure, RoundRecord
 from tardis_fl.federation.messages import Counts, Ledger
 
-
 KINDS = {"error": "errors", "dropout": "dropouts", "rejected": "rejected updates", "late": "late updates"}
 
 

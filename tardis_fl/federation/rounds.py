@@ -308,10 +308,8 @@ class FederationServer:
             self._final_view = None  # let go of the old view before the new one comes
             first = next(number for number in range(epoch + 1) if view_of(number, config=self._config) == view)
             number, self._now.number = self._now.number, federation.rounds + 1 + first
-            if federation.server_training == "proxy":
-                parts = [self._proxy_features()]
-            else:
-                parts = self._collect_features(self._weights.flatten(), 1.0)
+            proxy = federation.server_training == "proxy"
+            parts = [self._proxy_features()] if proxy else self._collect_features(self._weights.flatten(), 1.0)
             self._now.number = number
             self._final_view = view, by_depth(parts)
         return self._final_view[1]

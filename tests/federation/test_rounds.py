@@ -10,41 +10,15 @@ from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
 from tardis_fl.federation import client_app as client_module
 from tardis_fl.federation import messages
-from tardis_fl.federation.engines import InlineGrid, run_inline
+from tardis_fl.federation.engines import InlineGrid
 from tardis_fl.federation.population import Population
 from tardis_fl.federation.rounds import view_of
-from tardis_fl.federation.server_app import build_server_app
 from tardis_fl.federation.weights import HeldWeights
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.randomness import Purpose, torch_generator
 from tests.conftest import small_config
+from tests.federation.conftest import Recorder, federate
 from tests.reference.federation import plain_sgd
-
-
-class Recorder:
-    """A listener that keeps what it is told."""
-
-    def __init__(self):
-        self.rounds, self.epochs, self.failures, self.worked_on = [], [], [], {}
-
-    def worked(self, work, num_samples):
-        self.worked_on[work] = self.worked_on.get(work, 0) + num_samples
-
-    def failed(self, failure):
-        self.failures.append(failure)
-
-    def round_done(self, record, snapshot):
-        self.rounds.append(record)
-
-    def epoch_done(self, record, snapshot):
-        self.epochs.append(record)
-
-
-def federate(config, recorder=None):
-    received = []
-    app = build_server_app(recorder or Recorder(), received.append)
-    run_inline(app, client_module.app, num_clients=config.federation.num_clients, run_config={"config": config.model_dump_json()})
-    return received[0]
 
 
 def same_weights(a, b):

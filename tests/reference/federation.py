@@ -34,3 +34,45 @@ def plain_sgd(network, images, labels, *, normalisation, epochs, batch_size, lea
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+
+def uneven_round(state, updates):
+    """Averages each tensor over those updates that hold it, by samples; what nobody holds stays.
+
+    Args:
+        state: Tensors by name before the round.
+        updates: Pairs of a client's tensors by name, fewer for shallow clients, and its number of samples.
+    """
+    averaged = dict(state)
+    for name in state:
+        held = [(update[name], count) for update, count in updates if name in update]
+        if held:
+            averaged[name] = weighted_mean([{name: tensor} for tensor, _ in held], [count for _, count in held])[name]
+    return averaged
+
+
+def split_step_by_step(network, views, *, depth, weights, learning_rate, momentum, weight_decay):
+    """Trains a whole network with all exits as split training with one client should: jointly, on the client's views.
+
+    Args:
+        network: Trained in place.
+        views: Pairs of input (B, C, H, W) and labels (B,), one a step.
+        depth: Where the cut is; client and server each have an optimiser.
+        weights: One an exit.
+        learning_rate: Of both optimisers.
+        momentum, weight_decay: Of both optimisers.
+    """
+    network.train()
+    segments = list(network)
+    options = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay, "nesterov": momentum > 0}
+    parts = [[parameter for segment in side for parameter in segment.parameters()] for side in (segments[:depth], segments[depth:])]
+    optimizers = [torch.optim.SGD(part, **options) for part in parts]
+    for x, labels in views:
+        loss = torch.zeros(())
+        for weight, logits in zip(weights, network(x).unbind(1), strict=True):
+            loss = loss + weight * torch.nn.functional.cross_entropy(logits, labels)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
