@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tardis_fl.config import Config, load_config, parse_config
+from tardis_fl.config.consistency import without_effect
 from tardis_fl.config.loading import key_paths
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.errors import ConfigError
@@ -158,3 +159,76 @@ def test_no_value_of_any_key_gets_past_without_a_message_or_a_configuration(path
         parse_config(SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n", overrides=[f"{path}={json.dumps(value)}"])
     except ConfigError as error:
         assert "got" in str(error)
+
+
+FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {name: b, share: 0.5, depth: 3}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["federation.fleet=[{name: a, share: 0.5}, {name: b, share: 0.4}]"], "federation.fleet: got shares of 0.5 + 0.4 = 0.9; the groups' shares must add up to 1"),
+        ([FLEET, "federation.fleet.1.depth=4"], "federation.fleet.1.depth: got 4; the network has 3 segments; wanted 1 to 3"),
+        ([FLEET, "federation.fleet.1.name=a"], "federation.fleet: got a, a; every group wants a name of its own"),
+        ([FLEET, "federation.client_depth=2"], "federation.client_depth: got 2; beside federation.fleet, each group has a depth of its own; remove it"),
+        (
+            ["federation.fleet=[{name: a, share: 0.99}, {name: b, share: 0.01}]"],
+            "federation.fleet.1.share: got 0.01; that is no client of 3; wanted larger groups or more clients",
+        ),
+        ([FLEET, "federation.fleet.0.device=rpi4b"], "did you mean 'rpi-4b'?"),
+        (["federation.server_training=none"], "federation.server_training: got none; nobody would train segments 2 to 3; wanted features or proxy, or federation.client_depth: 3"),
+        (
+            ["federation.server_training=proxy", "federation.proxy_fraction=1.5"],
+            "federation.proxy_fraction: got 1.5; the server can't keep as many images as the training set has, or more; wanted less than 1",
+        ),
+        (["federation.server_training=proxy"], "federation.proxy_fraction: got null; server_training proxy wants a share of the training images for the server"),
+        (["federation.split=true", "federation.client_depth=3"], "federation.split: got true; there is no deeper segment for the server to train"),
+        (
+            ["federation.split=true", "federation.server_training=proxy", "federation.proxy_fraction=0.1"],
+            "federation.split: got true beside server_training proxy; split training is on features",
+        ),
+        (["federation.aggregation.rule=norm_clipping"], "federation.aggregation.clip_norm: got null; the rule norm_clipping wants the largest norm of an update"),
+        (
+            [FLEET, "federation.deadline_s=1.0", "federation.late_updates=discount", "federation.aggregation.rule=median"],
+            "federation.late_updates: got discount; the rule median weighs all updates alike, so none can be discounted",
+        ),
+        (["federation.deadline_s=1.0"], "federation.deadline_s: got 1; the virtual clock stands still: give a group of federation.fleet a device or a link"),
+        (["federation.late_updates=discount"], "federation.late_updates: got discount; without federation.deadline_s nothing is late"),
+        (["federation.faults=[{kind: crash, clients: [1, 3]}]"], "federation.faults.0.clients: got 3; there is no such client; wanted 0 to 2"),
+        (["federation.faults=[{kind: crash, rounds: [2, 1]}]"], "federation.faults.0.rounds: got [2, 1]; wanted the first round, then the last"),
+        (["federation.faults=[{kind: crash, rounds: [5, 9]}]"], "federation.faults.0.rounds: got [5, 9]; there are 2 rounds"),
+        (["federation.faults=[{kind: crash, factor: 2.0}]"], "federation.faults.0.factor: got 2; a crash has none; remove it"),
+        (["federation.faults=[{kind: straggler}]"], "federation.faults.0.kind: got straggler; computing takes no time on the virtual clock"),
+        (["federation.faults=[{kind: crashed}]"], "did you mean 'crash'?"),
+        (["federation.faults=[{kind: crash, probabilty: 0.5}]"], "federation.faults.0.probabilty: got an unknown key with 0.5; did you mean federation.faults.0.probability?"),
+    ],
+)
+def test_what_can_not_work_in_a_federation_is_one_message(overrides, expected):
+    assert any(expected in line for line in problems(SMALL, *overrides)), problems(SMALL, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["federation.split=true", "federation.server_epochs=2"], "federation.server_epochs had no effect, since split is true"),
+        (["federation.server_training=proxy", "federation.proxy_fraction=0.1", "federation.feature_fraction=0.5"], "federation.feature_fraction had no effect, since server_training is proxy"),
+        (["federation.proxy_fraction=0.1"], "federation.proxy_fraction had no effect, since server_training is features"),
+        ([FLEET, "federation.server_epochs=2"], "the server trains no segment, so federation.server_epochs"),
+        (["federation.client_exits=last"], "federation.client_exits had no effect, since clients hold one exit"),
+        (["federation.aggregation.tau=0.1"], "federation.aggregation.tau had no effect with the rule mean and the optimizer fedavg"),
+        (["federation.client.decay=0.5"], "federation.client.decay had no effect with the schedule cosine"),
+        (["federation.late_discount=0.9"], "federation.late_discount had no effect, since late_updates is discard"),
+        (["model.exit_weights=[1, 1, 1]", "model.exit_weighting=early_heavy"], "model.exit_weighting had no effect, since model.exit_weights is set"),
+        (["federation.serving_score=0.5"], "federation.serving_score had no effect, since model.exit_weighting isn't serving_rate"),
+        (["federation.recalibrate_norm=true", "model.norm=group"], "federation.recalibrate_norm had no effect, since group norm has no running statistics"),
+        (["tiers=[{name: a}, {name: b}]", "federation.distillation.teacher=mutual"], "federation.distillation had no effect, since neither clients nor the server hold two exits"),
+        (["model.norm=batch_local"], "calibrated, deployed and tested is their average"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_said(overrides, expected):
+    assert any(expected in line for line in without_effect(parse_config(SMALL, overrides=overrides)))
+
+
+def test_keys_of_groups_and_faults_have_paths():
+    paths = set(key_paths())
+    assert {"federation.fleet.0.depth", "federation.faults.0.kind", "federation.aggregation.optimizer", "tiers.0.name"} <= paths
