@@ -1,6 +1,6 @@
 """What the engine costs: a federation through Flower messages against a bare PyTorch loop with the same gradient steps.
 
-    python benchmarks/engine_overhead.py [--repeats 7] [--rounds 8] [--output FILE]
+    python -m benchmarks.engine_overhead [--repeats 7] [--rounds 8] [--output FILE]
 
 Two measurements, both of plain FedAvg (every client holds the whole network) on generated images:
 1. time: 100 clients with 128 training images each, in rounds of 20 that the engine and the bare loop take
@@ -27,10 +27,12 @@ import torch
 
 from tardis_fl.config import Config, parse_config
 from tardis_fl.data.augmentation import crop_and_flip
-from tardis_fl.federation import client_app, messages
+from tardis_fl.federation import client_app
 from tardis_fl.federation.engines import InlineGrid
 from tardis_fl.federation.fleet import Fleet
-from tardis_fl.federation.rounds import FederationServer, choose_clients
+from tardis_fl.federation.population import Population
+from tardis_fl.federation.rounds import FederationServer
+from tardis_fl.federation.weights import HeldWeights
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.precision import training_arithmetic
 from tardis_fl.run_folder import machine_facts
@@ -49,10 +51,10 @@ class Quiet:
     def failed(self, failure):
         raise RuntimeError(failure.details)
 
-    def round_done(self, record, state):
+    def round_done(self, record, snapshot):
         pass
 
-    def epoch_done(self, record):
+    def epoch_done(self, record, snapshot):
         pass
 
 
@@ -94,8 +96,8 @@ def bare_round(work, network, clients, generator: torch.Generator) -> None:
         for rows in torch.randperm(len(own), generator=generator).split(settings.batch_size):
             images = crop_and_flip(work.data.images[own[rows]], generator)
             labels = work.data.labels[own[rows]]
-            with training_arithmetic(work.precision):
-                logits = network(work.data.normalisation(images))
+            with training_arithmetic(work.precision, work.device):
+                logits = network(work.data.normalisation(images)).unbind(1)
                 loss = sum(weight * torch.nn.functional.cross_entropy(row.float(), labels) for weight, row in zip(weights, logits, strict=True))
             optimizer.zero_grad()
             loss.backward()
@@ -112,8 +114,8 @@ def measure_time(repeats: int) -> dict:
     """
     config = configuration(100, 1 / SLICES)
     work = open_workspace(config.model_dump_json())
-    server = FederationServer(Fleet(InlineGrid(client_app.app, 100), config.model_dump_json(), 100), config, Quiet())
-    network, generator = new_network(config, 10), torch.Generator().manual_seed(0)
+    server = FederationServer(Fleet(InlineGrid(client_app.app, 100), config), config, Quiet())
+    network, generator, population = new_network(config, 10), torch.Generator().manual_seed(0), Population(config)
     engine_s, bare_s = [], []
     for repeat in range(repeats + 1):
         seconds = {"engine": 0.0, "bare": 0.0}
@@ -123,7 +125,7 @@ def measure_time(repeats: int) -> dict:
                 if side == "engine":
                     seen = server.run_round(number).train.num_samples
                 else:
-                    bare_round(work, network, choose_clients(config, number), generator)
+                    bare_round(work, network, population.choose(number), generator)
                 seconds[side] += time.perf_counter() - started
             assert seen == 100 // SLICES * EPOCH_IMAGES, "both sides must see the same number of images"
         engine, bare = seconds["engine"], seconds["bare"]
@@ -148,7 +150,7 @@ def resident_mib() -> float:
 def measure_memory(num_clients: int, rounds: int) -> dict:
     """Runs rounds of 100 clients and notes the resident memory after each."""
     config = configuration(num_clients, 100 / num_clients)
-    server = FederationServer(Fleet(InlineGrid(client_app.app, num_clients), config.model_dump_json(), num_clients), config, Quiet())
+    server = FederationServer(Fleet(InlineGrid(client_app.app, num_clients), config), config, Quiet())
     memory = []
     for number in range(1, rounds + 1):
         server.run_round(number)
@@ -168,9 +170,9 @@ def main() -> None:
     print("memory: 100 clients a round")
     memory = [measure_memory(200, arguments.rounds), measure_memory(1000, arguments.rounds)]
     result = {
-        "command": " ".join(["python", "benchmarks/engine_overhead.py", *sys.argv[1:]]), **machine_facts(), "threads": torch.get_num_threads(),
+        "command": " ".join(["python", "-m", "benchmarks.engine_overhead", *sys.argv[1:]]), **machine_facts(), "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)), "precision": open_workspace(configuration(1000, 0.1).model_dump_json()).precision,
-        "weights_bytes": sum(len(a.data) for a in messages.pack_weights(messages.segments_state(list(new_network(configuration(100, 1.0), 10)))).values()),
+        "weights_bytes": sum(values.nbytes for values in HeldWeights(list(new_network(configuration(100, 1.0), 10))).flatten().values()),
         "time": timing, "memory": memory,
     }  # fmt: skip
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

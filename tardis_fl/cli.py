@@ -38,12 +38,12 @@ def _errors_for_people() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """Turns Ctrl-C into a line that says where what was complete is, and an exit code of its own."""
+def _stoppable(folder: Path, goes_on: str) -> Iterator[None]:
+    """Turns Ctrl-C into a line that says where what was complete is and how it goes on, and an exit code of its own."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"; what was complete is in {folder}" if folder.exists() else ""
+        kept = f"; what was complete is in {folder}, and {goes_on} goes on with it" if folder.exists() else ""
         print(f"\nstopped{kept}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
@@ -79,7 +79,7 @@ def simulate(
     with _errors_for_people():
         config = load_config(config_path, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
         folder = output or Path("runs") / config.name
-        with _stoppable(folder):
+        with _stoppable(folder, "--resume"):
             from tardis_fl.screen import Screen
             from tardis_fl.simulate import simulate as run
 
@@ -101,7 +101,7 @@ def sweep(
 
         grid = plan_sweep(config_path, settings or [], num_seeds=seeds)
         folder = output or Path("runs") / f"{grid.name}-sweep"
-        with _stoppable(folder):
+        with _stoppable(folder, "the same command"):
             from rich.console import Console
 
             from tardis_fl.sweep.running import run_sweep
@@ -125,7 +125,7 @@ def baselines(
     with _errors_for_people():
         config = load_config(config_path, overrides or [])
         folder = output or Path("runs") / config.name
-        with _stoppable(folder):
+        with _stoppable(folder, "the same command"):
             from tardis_fl.reference_rows.running import add_reference_rows
             from tardis_fl.screen import Screen
 

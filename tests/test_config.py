@@ -167,7 +167,10 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["federation.fleet=[{name: a, share: 0.5}, {name: b, share: 0.4}]"], "federation.fleet: got shares of 0.5 + 0.4 = 0.9; the groups' shares must add up to 1"),
+        (
+            ["federation.fleet=[{name: a, share: 0.5}, {name: b, share: 0.4}]"],
+            "federation.fleet: got shares of 0.5 + 0.4 = 0.9; the groups' shares must add up to 1",
+        ),
         ([FLEET, "federation.fleet.1.depth=4"], "federation.fleet.1.depth: got 4; the network has 3 segments; wanted 1 to 3"),
         ([FLEET, "federation.fleet.1.name=a"], "federation.fleet: got a, a; every group wants a name of its own"),
         ([FLEET, "federation.client_depth=2"], "federation.client_depth: got 2; beside federation.fleet, each group has a depth of its own; remove it"),
@@ -176,18 +179,27 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
             "federation.fleet.1.share: got 0.01; that is no client of 3; wanted larger groups or more clients",
         ),
         ([FLEET, "federation.fleet.0.device=rpi4b"], "did you mean 'rpi-4b'?"),
-        (["federation.server_training=none"], "federation.server_training: got none; nobody would train segments 2 to 3; wanted features or proxy, or federation.client_depth: 3"),
+        (
+            ["federation.server_training=none"],
+            "federation.server_training: got none; nobody would train segments 2 to 3; wanted features or proxy, or federation.client_depth: 3",
+        ),
         (
             ["federation.server_training=proxy", "federation.proxy_fraction=1.5"],
             "federation.proxy_fraction: got 1.5; the server can't keep as many images as the training set has, or more; wanted less than 1",
         ),
-        (["federation.server_training=proxy"], "federation.proxy_fraction: got null; server_training proxy wants a share of the training images for the server"),
+        (
+            ["federation.server_training=proxy"],
+            "federation.proxy_fraction: got null; server_training proxy wants a share of the training images for the server",
+        ),
         (["federation.split=true", "federation.client_depth=3"], "federation.split: got true; there is no deeper segment for the server to train"),
         (
             ["federation.split=true", "federation.server_training=proxy", "federation.proxy_fraction=0.1"],
             "federation.split: got true beside server_training proxy; split training is on features",
         ),
-        (["federation.aggregation.rule=norm_clipping"], "federation.aggregation.clip_norm: got null; the rule norm_clipping wants the largest norm of an update"),
+        (
+            ["federation.aggregation.rule=norm_clipping"],
+            "federation.aggregation.clip_norm: got null; the rule norm_clipping wants the largest norm of an update",
+        ),
         (
             [FLEET, "federation.deadline_s=1.0", "federation.late_updates=discount", "federation.aggregation.rule=median"],
             "federation.late_updates: got discount; the rule median weighs all updates alike, so none can be discounted",
@@ -200,7 +212,10 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
         (["federation.faults=[{kind: crash, factor: 2.0}]"], "federation.faults.0.factor: got 2; a crash has none; remove it"),
         (["federation.faults=[{kind: straggler}]"], "federation.faults.0.kind: got straggler; computing takes no time on the virtual clock"),
         (["federation.faults=[{kind: crashed}]"], "did you mean 'crash'?"),
-        (["federation.faults=[{kind: crash, probabilty: 0.5}]"], "federation.faults.0.probabilty: got an unknown key with 0.5; did you mean federation.faults.0.probability?"),
+        (
+            ["federation.faults=[{kind: crash, probabilty: 0.5}]"],
+            "federation.faults.0.probabilty: got an unknown key with 0.5; did you mean federation.faults.0.probability?",
+        ),
     ],
 )
 def test_what_can_not_work_in_a_federation_is_one_message(overrides, expected):

@@ -213,9 +213,9 @@ def test_ctrl_c_ends_cleanly_and_leaves_a_readable_folder(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "stopped; what was complete is in runs/small"
+    assert errors.strip() == "stopped; what was complete is in runs/small, and --resume goes on with it"
     assert all(json.loads(line) for line in rounds.read_text().splitlines())
-    assert (tmp_path / "runs" / "small" / "checkpoint" / "network.safetensors").exists()
+    assert (tmp_path / "runs" / "small" / "checkpoint" / "round.safetensors").exists()
 
 
 def test_commands_of_the_command_line(tmp_path):

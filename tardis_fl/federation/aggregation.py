@@ -79,7 +79,7 @@ class WeightedMean:
                 self._weights[key] = num_samples
                 continue
             if tensor.is_floating_point():
-                self._totals[key].add_(tensor.double(), alpha=num_samples)
+                self._totals[key].add_(tensor, alpha=num_samples)  # in float64, as the sum is
             else:
                 torch.maximum(self._totals[key], tensor, out=self._totals[key])
             self._weights[key] += num_samples

@@ -184,22 +184,23 @@ def clip_update(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], m
 
 
 def update_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> float:
-    """Returns the L2 norm, in float64, of the change of all parameters that an update holds; see `clip_update`.
+    """Returns the L2 norm, summed in float64, of the change of all parameters that an update holds; see `clip_update`.
 
     It is infinite or not a number where the parameters are.
     """
-    return _joint_norm((update[key].double() - reference[key].double())[masks[key]] for key in _floating(update))
+    return _joint_norm((update[key] - reference[key], masks[key]) for key in _floating(update))
 
 
 def parameters_norm(reference: Mapping[str, Tensor], masks: Mapping[str, Tensor], keys: Iterable[str]) -> float:
-    """Returns the L2 norm, in float64, of the parameters under some keys, without buffers and integer keys."""
-    return _joint_norm(reference[key].double()[masks[key]] for key in keys if reference[key].is_floating_point())
+    """Returns the L2 norm, summed in float64, of the parameters under some keys, without buffers and integer keys."""
+    return _joint_norm((reference[key], masks[key]) for key in keys if reference[key].is_floating_point())
 
 
 def _floating(update: Mapping[str, Tensor]) -> list[str]:
     return [key for key, tensor in update.items() if tensor.is_floating_point()]
 
 
-def _joint_norm(parts: Iterable[Tensor]) -> float:
-    # fsum: the same bits whatever the order of the keys
-    return math.sqrt(math.fsum(float(part.square().sum()) for part in parts))
+def _joint_norm(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+    # masked by a where: indexing with a mask took longer than the sum; fsum: the same bits whatever the order of the keys
+    norms = (float(torch.linalg.vector_norm(torch.where(mask, values, 0), dtype=torch.float64)) for values, mask in parts)
+    return math.sqrt(math.fsum(norm * norm for norm in norms))

@@ -30,10 +30,11 @@ class Updates:
         self._round = 0
         self.reference: Flat = {}
         self.norms: list[float] = []
+        self._norms_sent: dict[tuple[str, ...], float] = {}
 
     def begin(self, round_number: int) -> Flat:
         """Starts a round with what arrives late in it; returns the weights to send out."""
-        self._round, self.norms = round_number, []
+        self._round, self.norms, self._norms_sent = round_number, [], {}
         self.reference = self._weights.flatten()
         self._aggregator = build_aggregator(self._federation.aggregation)
         for arrival in sorted(number for number in self._late if number <= round_number):
@@ -55,7 +56,7 @@ class Updates:
         """
         settings, masks = self._federation.aggregation, self._weights.parameters
         self._weights.check(update, keys)
-        norm, sent = update_norm(update, self.reference, masks), parameters_norm(self.reference, masks, keys)
+        norm, sent = update_norm(update, self.reference, masks), self._norm_sent(tuple(keys))
         if settings.max_update_ratio is not None and norm > settings.max_update_ratio * sent:
             raise ValueError(
                 f"sent an update that has exploded: it changes the parameters by a norm of {norm:.3g}, "
@@ -70,6 +71,12 @@ class Updates:
             self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(update, weight)
         else:
             self._aggregator.add(update, num_samples)
+
+    def _norm_sent(self, keys: tuple[str, ...]) -> float:
+        """Returns the norm of the parameters that went out under some keys, computed once a round."""
+        if keys not in self._norms_sent:
+            self._norms_sent[keys] = parameters_norm(self.reference, self._weights.parameters, keys)
+        return self._norms_sent[keys]
 
     def finish(self) -> None:
         """Replaces the global weights; those that nobody sent stay as they are."""

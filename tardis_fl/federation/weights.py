@@ -7,6 +7,7 @@ or trains fewer exits, sends fewer of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -19,21 +20,25 @@ Flat = dict[str, Tensor]
 class HeldWeights:
     """Parameters and buffers of consecutive segments: the live tensors, seen as flat arrays.
 
+    A tensor stands in its memory order, which is the same wherever the same configuration built the segments.
+
     Args:
         segments: The segments, from the first.
+        own_storage: Move the live tensors into flat arrays, so that loading and flattening are single copies. Not for
+            segments that are saved afterwards: their tensors share memory.
 
     Attributes:
         parameters: For each key of floats a mask (numbers,): True where a parameter stands, False where a buffer does.
         norm_names: Names of the tensors of batch norm layers.
     """
 
-    def __init__(self, segments: Sequence[nn.Module]) -> None:
+    def __init__(self, segments: Sequence[nn.Module], *, own_storage: bool = False) -> None:
         self._live: dict[str, Tensor] = {}
         self._names: dict[str, list[str]] = {}
         self.norm_names: set[str] = set()
         parameter_names = set()
         for number, segment in enumerate(segments):
-            self._live |= {f"{number}.{name}": tensor for name, tensor in segment.state_dict().items()}
+            self._live |= {f"{number}.{name}": tensor for name, tensor in segment.state_dict(keep_vars=True).items()}
             parameter_names |= {f"{number}.{name}" for name, _ in segment.named_parameters(remove_duplicate=False)}
             for module_name, module in segment.named_modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -41,11 +46,20 @@ class HeldWeights:
         for name, tensor in self._live.items():
             number, part = name.split(".")[:2]
             self._names.setdefault(f"{number}.{part}.{str(tensor.dtype).removeprefix('torch.')}", []).append(name)
+        self._sizes = {key: [self._live[name].numel() for name in names] for key, names in self._names.items()}
         self.parameters = {
             key: torch.cat([torch.full((self._live[name].numel(),), name in parameter_names) for name in names])
             for key, names in self._names.items()
             if self._live[names[0]].is_floating_point()
         }
+        self._storage = {key: self._move(key) for key in self._names} if own_storage else None
+
+    def _move(self, key: str) -> Tensor:
+        """Makes the live tensors of a key views of one flat array."""
+        flat = torch.cat([_in_memory_order(self._live[name].detach()) for name in self._names[key]])
+        for name, part in zip(self._names[key], flat.split(self._sizes[key]), strict=True):
+            self._live[name].data = _like(self._live[name], part)
+        return flat
 
     def keys(self, depth: int, *, exits: str = "all") -> list[str]:
         """Returns the keys of the first `depth` segments; of their exits all, or only the last."""
@@ -59,13 +73,19 @@ class HeldWeights:
     def flatten(self, keys: Iterable[str] | None = None) -> Flat:
         """Returns copies of the current weights, on the CPU."""
         wanted = self._names if keys is None else keys
-        return {key: torch.cat([self._live[name].detach().reshape(-1) for name in self._names[key]]).cpu() for key in wanted}
+        if self._storage is not None:
+            return {key: self._storage[key].clone().cpu() for key in wanted}
+        return {key: torch.cat([_in_memory_order(self._live[name].detach()) for name in self._names[key]]).cpu() for key in wanted}
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
         """Copies flat arrays into the live tensors."""
         with torch.no_grad():
-            for name, part in self._parts(flat):
-                self._live[name].copy_(part)
+            for key, values in flat.items():
+                if self._storage is not None:
+                    self._storage[key].copy_(values)
+                    continue
+                for name, part in zip(self._names[key], values.split(self._sizes[key]), strict=True):
+                    self._live[name].copy_(_like(self._live[name], part))
 
     def check(self, flat: Mapping[str, Tensor], keys: Sequence[str]) -> None:
         """Refuses arrays that don't fit the live tensors.
@@ -76,13 +96,15 @@ class HeldWeights:
         if flat.keys() != set(keys):
             raise ValueError(f"sent other segments than it was asked for (on one side only: {', '.join(sorted(flat.keys() ^ set(keys)))})")
         for key in keys:
-            names = self._names[key]
-            shape, dtype = (sum(self._live[name].numel() for name in names),), self._live[names[0]].dtype
+            shape, dtype = (sum(self._sizes[key]),), self._live[self._names[key][0]].dtype
             if tuple(flat[key].shape) != shape or flat[key].dtype != dtype:
                 raise ValueError(f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {shape} {dtype}")
-        if not all(torch.isfinite(values).all() for values in flat.values()):
-            broken = next(name for name, part in self._parts(flat) if not torch.isfinite(part).all())
-            raise ValueError(f"sent weights that are not finite ({broken}); a lower federation.client.learning_rate may help")
+        # a float64 sum of finite float32 numbers can't overflow, and nothing that isn't finite hides in it: faster than looking at each
+        broken = next((key for key in keys if flat[key].is_floating_point() and not math.isfinite(flat[key].sum(dtype=torch.float64))), None)
+        if broken is not None:
+            parts = zip(self._names[broken], flat[broken].split(self._sizes[broken]), strict=True)
+            name = next(name for name, part in parts if not torch.isfinite(part).all())
+            raise ValueError(f"sent weights that are not finite ({name}); a lower federation.client.learning_rate may help")
 
     def flatten_norms(self, keys: Iterable[str]) -> Flat:
         """Returns copies of the tensors of batch norm layers, one flat array a key that has any."""
@@ -97,8 +119,19 @@ class HeldWeights:
                 for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
                     tensor.copy_(part.view(tensor.shape))
 
-    def _parts(self, flat: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
-        for key, values in flat.items():
-            names = self._names[key]
-            for name, part in zip(names, values.split([self._live[name].numel() for name in names]), strict=True):
-                yield name, part.view(self._live[name].shape)
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """Returns the numbers of a tensor, (numbers,), as they lie in memory."""
+    return tensor.permute(0, 2, 3, 1).reshape(-1) if _is_channels_last(tensor) else tensor.reshape(-1)
+
+
+def _like(tensor: Tensor, flat: Tensor) -> Tensor:
+    """Returns what `_in_memory_order` made of a tensor in that tensor's shape, as a view."""
+    if _is_channels_last(tensor):
+        first, second, third, fourth = tensor.shape
+        return flat.view(first, third, fourth, second).permute(0, 3, 1, 2)
+    return flat.view(tensor.shape)

@@ -47,7 +47,7 @@ class Workspace:
     @cached_property
     def weights(self) -> HeldWeights:
         """The weights of the held segments."""
-        return HeldWeights(self.segments)
+        return HeldWeights(self.segments, own_storage=True)
 
     @cached_property
     def faults(self) -> Faults:

@@ -57,7 +57,7 @@ def test_the_last_exit_is_the_plain_network_and_one_sample_is_answered_alone_as_
 def test_gradients_reach_every_parameter(pair):
     _, _, network = pair
     network.train()
-    loss, _ = segments_loss(list(network), images(3), torch.tensor([0, 1, 2]), [1.0, 1.0, 1.0])
+    loss, _, _ = segments_loss(list(network), images(3), torch.tensor([0, 1, 2]), [1.0, 1.0, 1.0])
     loss.backward()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
     network.zero_grad()
@@ -67,7 +67,7 @@ def test_gradients_reach_every_parameter(pair):
 def test_the_smallest_images_train_one_at_a_time_and_smaller_ones_are_refused(pair):
     info, _, _ = pair
     network = build_network(info.name, num_classes=3, width=8, image_size=info.min_input_size, seed=1)
-    loss, logits = segments_loss(list(network), images(1, info.min_input_size), torch.tensor([2]), [1.0, 1.0, 1.0])
+    loss, logits, _ = segments_loss(list(network), images(1, info.min_input_size), torch.tensor([2]), [1.0, 1.0, 1.0])
     loss.backward()
     assert logits[-1].shape == (1, 3)
     with pytest.raises(ValueError, match=f"image_size: got 4; the backbone '{info.name}' wants images of at least {info.min_input_size} pixels"):
