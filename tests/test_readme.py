@@ -46,16 +46,19 @@ def test_the_readme_names_both_make_commands():
 def test_a_command_of_the_readme_runs(command, tmp_path):
     """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
     arguments = shlex.split(command)[1:]
-    if "simulate" in command:
+    trains = any(word in command for word in ("simulate", "sweep", "baselines"))
+    if trains:
         if "--output" in arguments:
             position = arguments.index("--output")
             del arguments[position : position + 2]
+        if "sweep" in command:
+            arguments[arguments.index("--seeds") + 1] = "1"
         arguments += [*QUICK, *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]), "--output", str(tmp_path / "run")]
     environment = {**os.environ, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {})}
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    if "simulate" in command:
-        assert (tmp_path / "run" / "report.html").exists()
+    if trains:
+        assert (tmp_path / "run" / ("sweep.md" if "sweep" in command else "report.html")).exists()
 
 
 def test_every_python_block_of_the_readme_runs(tmp_path):
@@ -69,6 +72,6 @@ def test_every_python_block_of_the_readme_runs(tmp_path):
 
 
 def test_paths_named_in_the_readme_exist():
-    names = set(re.findall(r"`((?:configs|docs|benchmarks|tardis_fl|tests)/[\w./]*)`", README)) | set(re.findall(r"\]\(((?!http)[\w./]+)\)", README))
+    names = set(re.findall(r"`((?:configs|docs|benchmarks|simulations|tardis_fl|tests)/[\w./]*)`", README)) | set(re.findall(r"\]\(((?!http)[\w./]+)\)", README))
     assert names
     assert [name for name in names if not (ROOT / name).exists()] == []
