@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_CLIENT_ROWS = 12
 MAX_CLASS_COLUMNS = 10
 LONGEST_CLASS_NAME = 10
+MAX_FAILURES_A_ROUND = 5
 
 
 class Screen:
@@ -144,6 +146,7 @@ class _Watcher:
         self._console, self._config, self._plan, self._run = console, config, plan, run
         self._progress, self._task = progress, task
         self._done_s, self._started = 0.0, time.monotonic()
+        self._told: dict[int, int] = {}
 
     def worked(self, work: Work, num_samples: int) -> None:
         self._done_s += num_samples * self._plan.seconds_per_sample[work]
@@ -151,9 +154,14 @@ class _Watcher:
             self._progress.update(self._task, completed=min(self._done_s, self._plan.seconds))
 
     def failed(self, failure: Failure) -> None:
-        path = self._run.write_failure(failure)
+        """Shows the first few failures of a round; what has a traceback or is odd goes into a file. All are counted in the round's line."""
+        told = self._told.get(failure.round, 0)
+        self._told = {failure.round: told + 1}
+        if told >= MAX_FAILURES_A_ROUND:
+            return
+        where = f" ({self._run.write_failure(failure)})" if failure.kind in ("error", "rejected") else ""
         self._console.print(
-            f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {escape(failure.reason)} ({escape(str(path))})",
+            f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {escape(failure.reason + where)}",
             soft_wrap=True,
         )
 
@@ -171,12 +179,16 @@ class _Watcher:
     def _show(self, what: str, record: RoundRecord) -> None:
         accuracy = record.validation_accuracy
         text = "held-out " + " / ".join(percent(value) for value in accuracy) if accuracy else ""
+        happened = Counter(failure.kind for failure in record.failures) + Counter({"late, for a later round": record.num_late, "repeated": record.num_repeated})
+        trouble = f"  of {len(record.clients)} clients: " + ", ".join(f"{kind} {count}" for kind, count in happened.items()) if happened else ""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=what, **({"accuracy": text} if text else {}))
+            if trouble:
+                self._console.print(f"{what}{trouble}", soft_wrap=True)
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done_s * max(0.0, self._plan.seconds - self._done_s) if self._done_s else self._plan.seconds
-        self._console.print(f"{what}  {text or 'not evaluated'}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
+        self._console.print(f"{what}  {text or 'not evaluated'}{trouble}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
 
 
 def _held_text(config: Config, names: Sequence[str]) -> str:

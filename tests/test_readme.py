@@ -72,6 +72,8 @@ def test_every_python_block_of_the_readme_runs(tmp_path):
 
 
 def test_paths_named_in_the_readme_exist():
-    names = set(re.findall(r"`((?:configs|docs|benchmarks|simulations|tardis_fl|tests)/[\w./]*)`", README)) | set(re.findall(r"\]\(((?!http)[\w./]+)\)", README))
+    names = set(re.findall(r"`((?:configs|docs|benchmarks|simulations|tardis_fl|tests)/[\w./]*)`", README)) | set(
+        re.findall(r"\]\(((?!http)[\w./]+)\)", README)
+    )
     assert names
     assert [name for name in names if not (ROOT / name).exists()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -63,6 +64,13 @@ def assemble(
         last_round=history[-1] if history else None,
         best_round=max(history, key=lambda record: record.validation_accuracy[-1], default=None),
         history=history,
+        participation=[
+            results.ParticipationResult(
+                record.round, len(record.clients), dict(Counter(failure.kind for failure in record.failures)), record.num_late, record.num_repeated,
+                record.virtual_seconds,
+            )
+            for record in trained.rounds
+        ],
         final_epochs=_accuracies(trained.final_epochs),
         threshold_sweeps=[_sweep(table, deployment.policy, temperatures, sizes) for table in (trained.calibrate, test)],
         tiers=[

@@ -14,6 +14,7 @@ from tardis_fl.report.results import Report
 
 EXIT_COLOURS = ("#2f6db5", "#d98b1f", "#3a8f5c", "#a3477f", "#6b6b6b", "#8a5a2b")
 RIGHT, WRONG, MUTED = "#3a8f5c", "#c65146", "#8a8f98"
+FAILURE_COLOURS = {"dropout": "#d98b1f", "late": "#8a5a2b", "error": WRONG, "rejected": "#a3477f"}
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "tardis_fl", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False,
@@ -34,6 +35,8 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
         ("Per class", "Accuracy at the operating point, and the share of the class that leaves the device.", _classes),
         ("Labels of the clients", "Samples that each client holds, by class.", _clients),
     ]
+    if any(row.failures or row.num_late for row in report.participation):
+        plots.append(("Who took part", "Clients chosen in each round: whose updates were taken at once, came late, or failed, and how.", _participation))
     return [(title, caption, _svg(draw, report)) for title, caption, draw in plots]
 
 
@@ -123,6 +126,28 @@ def _tiers(axes: Axes, report: Report) -> None:
     axes.margins(y=0.15)
     axes.grid(axis="x", visible=False)
     axes.legend()
+
+
+def _participation(axes: Axes, report: Report) -> None:
+    rows = report.participation
+    kinds = [kind for kind in FAILURE_COLOURS if any(row.failures.get(kind) for row in rows)]
+    parts = {kind: np.array([row.failures.get(kind, 0) for row in rows]) for kind in kinds}
+    late = np.array([row.num_late for row in rows])
+    taken = np.array([row.num_chosen for row in rows]) - late - sum(parts.values())
+    bars = [
+        ("taken", taken, RIGHT),
+        *([("late, for a later round", late, MUTED)] if late.any() else []),
+        *((kind, parts[kind], FAILURE_COLOURS[kind]) for kind in kinds),
+    ]
+    bottom = np.zeros(len(rows))
+    for label, heights, colour in bars:
+        axes.bar([row.round for row in rows], heights, bottom=bottom, width=0.8, color=colour, label=label)
+        bottom += heights
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="round", ylabel="clients", ylim=(0, 1.2 * max(bottom.max(), 1)))
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="upper center", ncols=3, fontsize=8)
 
 
 def _classes(axes: Axes, report: Report) -> None:

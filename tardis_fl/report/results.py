@@ -157,6 +157,18 @@ class RoundResult:
 
 
 @dataclass(frozen=True)
+class ParticipationResult:
+    """Who took part in a round: clients chosen, how many of them failed by kind, and what came late or twice."""
+
+    round: int
+    num_chosen: int
+    failures: dict[str, int]
+    num_late: int
+    num_repeated: int
+    virtual_seconds: float | None
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """Accuracy, offload rate and mean bytes over all boundaries for each shared threshold on one role."""
 
@@ -241,6 +253,7 @@ class Report:
     last_round: RoundResult | None
     best_round: RoundResult | None
     history: list[RoundResult]
+    participation: list[ParticipationResult]
     final_epochs: list[RoundResult]
     threshold_sweeps: list[SweepResult]
     tiers: list[TierResult]
