@@ -24,8 +24,8 @@ test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup
-	$(BIN)/ruff check tardis_fl tests benchmarks
-	$(BIN)/ruff format --check tardis_fl tests benchmarks
+	$(BIN)/ruff check tardis_fl tests benchmarks simulations
+	$(BIN)/ruff format --check tardis_fl tests benchmarks simulations
 
 clean:
 	rm -rf $(VENV) *.egg-info

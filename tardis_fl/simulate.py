@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tardis_fl.screen import Screen
 
 
+CHECKED_IMAGES = 64
+
+
 def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = False) -> Report:
     """Trains and deploys what `config` describes, and leaves everything in `folder`.
 
@@ -34,7 +37,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     import torch
 
     from tardis_fl.codecs import transfer
-    from tardis_fl.config.consistency import without_effect
+    from tardis_fl.config.consistency import warnings_about
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.artefacts import save_bundle
@@ -46,6 +49,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.early_exit.evaluation import TestTable, exit_logits
     from tardis_fl.estimate import plan
     from tardis_fl.federation.client_app import app as client_app
+    from tardis_fl.federation.dry_run import check_codecs
     from tardis_fl.federation.engines import run_inline
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
@@ -65,11 +69,12 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     counts = label_counts(shards, dataset.train.labels, dataset.num_classes)
 
     network = new_network(config, dataset.num_classes)
+    check_codecs(list(network), dataset.normalisation(torch.from_numpy(dataset.train.images[:CHECKED_IMAGES])), config)
     height, width, channels = dataset.train.images.shape[1:]
     costs = segment_costs(network, (channels, height, width))
     tiers = [tier.name for tier in config.tiers]
     left_out = undealt(counts, np.delete(dataset.train.labels, partition.proxy), dataset.class_names)
-    warnings = [*dataset.warnings, *([left_out] if left_out else []), *without_effect(config), *oversized(costs, tiers, dataset.train.image_bytes)]
+    warnings = [*dataset.warnings, *([left_out] if left_out else []), *warnings_about(config), *oversized(costs, tiers, dataset.train.image_bytes)]
 
     work = plan(
         config, network, (channels, height, width), precision=precision,

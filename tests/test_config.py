@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tardis_fl.config import Config, load_config, parse_config
-from tardis_fl.config.consistency import without_effect
+from tardis_fl.config.consistency import warnings_about
 from tardis_fl.config.loading import key_paths
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.errors import ConfigError
@@ -241,7 +241,7 @@ def test_what_can_not_work_in_a_federation_is_one_message(overrides, expected):
     ],
 )  # fmt: skip
 def test_settings_without_effect_are_said(overrides, expected):
-    assert any(expected in line for line in without_effect(parse_config(SMALL, overrides=overrides)))
+    assert any(expected in line for line in warnings_about(parse_config(SMALL, overrides=overrides)))
 
 
 def test_keys_of_groups_and_faults_have_paths():

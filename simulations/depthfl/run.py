@@ -1,4 +1,4 @@
-"""Runs the study and says whether the signs of DepthFL's tables come out: python -m simulations.depthfl.run [--seeds 3]
+"""Says whether the signs of DepthFL's tables come out: python -m simulations.depthfl.run [--seeds 3] [--results FILE]
 
 Three arms, each with the same data, clients, initial weights and steps for a seed, so that their differences are
 taken seed by seed. Runs that are finished are not run again.
@@ -58,8 +58,7 @@ def main() -> None:
     answers = []
     for question, better, worse in QUESTIONS:
         differences = differences_by_exit(accuracies[better], accuracies[worse])
-        positive, sure = all(difference.mean > 0 for difference in differences), all(lower_end(difference) > 0 for difference in differences)
-        verdict = "yes, at every exit" if sure else "yes, but some intervals hold 0" if positive else "no"
+        verdict = verdict_of(differences)
         table.add_row(question, *(f"{100 * d.mean:+.2f} ± {100 * (d.half_width or 0):.2f}" for d in differences), verdict)
         answers.append({"question": question, "verdict": verdict, "differences": [asdict(difference) for difference in differences]})
     console.print(table)
@@ -73,6 +72,13 @@ def differences_by_exit(better: dict[int, list[float]], worse: dict[int, list[fl
     seeds = sorted(better.keys() & worse.keys())
     rows = [[a - b for a, b in zip(better[seed], worse[seed], strict=True)] for seed in seeds]
     return [Estimate.of(column) for column in zip(*rows, strict=True)]
+
+
+def verdict_of(differences: list[Estimate]) -> str:
+    """Says whether all exits gain, and whether that is more than chance at each of them."""
+    if all(lower_end(difference) > 0 for difference in differences):
+        return "yes, at every exit"
+    return "yes, but some intervals hold 0" if all(difference.mean > 0 for difference in differences) else "no"
 
 
 def lower_end(difference: Estimate) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tardis_fl.config.federation_checks import federation_problems, federation_without_effect
+from tardis_fl.config.federation_checks import federation_problems, federation_warnings
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
@@ -75,8 +75,8 @@ def _data(config: Config) -> Iterator[Problem]:
         )
 
 
-def without_effect(config: Config) -> Iterator[str]:
-    """Yields a warning for each setting that was changed and does nothing in this configuration."""
+def warnings_about(config: Config) -> Iterator[str]:
+    """Yields a warning for each setting that was changed and does nothing in this configuration, or does other than one might think."""
     data, model = config.data, config.model
     backbone = CATALOGUE[model.backbone]
     own_cuts = backbone.cuts if config.num_segments == backbone.num_segments else backbone.children
@@ -84,7 +84,7 @@ def without_effect(config: Config) -> Iterator[str]:
     for key, has_effect in (("width", backbone.has_width), ("norm", backbone.has_norm), ("exit_hidden", adaptive_exits)):
         if not has_effect and changed(model, key):
             yield f"model.{key} had no effect with the backbone {backbone.name!r}"
-    yield from federation_without_effect(config)
+    yield from federation_warnings(config)
     if data.dataset == "synthetic" and data.on_missing == "synthetic":
         yield "data.on_missing had no effect, since the dataset is synthetic by choice"
 

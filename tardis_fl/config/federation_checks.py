@@ -157,8 +157,8 @@ def _faults(config: Config) -> Iterator[Problem]:
             )
 
 
-def federation_without_effect(config: Config) -> Iterator[str]:
-    """Yields a warning for each setting of `federation` that was changed and does nothing."""
+def federation_warnings(config: Config) -> Iterator[str]:
+    """Yields a warning for each setting of `federation` that was changed and does nothing, or does other than one might think."""
     federation, count = config.federation, config.num_segments
     if config.server_start == count:
         ignored = [f"federation.{key}" for key in KEYS_OF_FEATURES if changed(federation, key)]

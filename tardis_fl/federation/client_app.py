@@ -77,9 +77,10 @@ def split(message: Message, context: Context) -> Message:
     batch = client.features(step)
     if batch is not None:
         return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors())}), reply_to=message)
-    request.keep_own_norms()
     start, weights = client.finish()
-    return Message(request.update(weights, counts, start=lambda: start), reply_to=message)
+    content = request.update(weights, counts, start=lambda: start)
+    request.keep_own_norms()
+    return Message(content, reply_to=message)
 
 
 @app.query("features")

@@ -24,7 +24,7 @@ class RoundState:
     Attributes:
         train, server, validation: Counts; None where nothing of the kind was done.
         arrivals: Seconds on the virtual clock after which each update came.
-        num_late: Updates that will join a later round.
+        late: Clients whose updates will join a later round; until then they are away.
         feature_ages: Samples the server trained on by their age in rounds.
     """
 
@@ -35,14 +35,14 @@ class RoundState:
         self.server: Counts | None = None
         self.validation: Counts | None = None
         self.arrivals: list[float] = []
-        self.num_late = 0
+        self.late: set[int] = set()
         self.feature_ages: dict[int, int] | None = None
 
     @property
     def healthy(self) -> list[int]:
-        """Those who haven't failed yet."""
-        failed = {failure.client for failure in self.failures}
-        return [client for client in self.clients if client not in failed]
+        """Those who are still there: neither failed nor late."""
+        away = {failure.client for failure in self.failures} | self.late
+        return [client for client in self.clients if client not in away]
 
     def fail(self, client: int, stage: str, kind: str, details: str) -> Failure:
         """Notes a failure; its reason is the last line of the details."""
@@ -73,7 +73,7 @@ class RoundState:
     ) -> RoundRecord:  # fmt: skip
         """Returns what is kept of the round."""
         return RoundRecord(
-            round=self.number, clients=self.clients, failures=tuple(self.failures), num_late=self.num_late, num_repeated=num_repeated,
+            round=self.number, clients=self.clients, failures=tuple(self.failures), num_late=len(self.late), num_repeated=num_repeated,
             learning_rate=learning_rate, exit_weights=tuple(exit_weights), update_norm=update_norm, train=self.train, server=self.server,
             feature_ages=self.feature_ages, validation=self.validation, bytes_up=dict(ledger.up), bytes_down=dict(ledger.down),
             virtual_seconds=virtual_seconds, seconds=time.perf_counter() - self._started,

@@ -151,7 +151,7 @@ class FederationServer:
                 now.validation = self._evaluate()
                 self._lessons.learn_serving_rates(now.validation)
         self._rounds_done = number
-        missing = now.num_late > 0 or any(failure.kind in ("dropout", "late") for failure in now.failures)
+        missing = bool(now.late) or any(failure.kind in ("dropout", "late") for failure in now.failures)
         return now.record(
             self._fleet.ledger, learning_rate=self._lessons.learning_rate(number), exit_weights=exit_weights, update_norm=self._updates.norm_summary(),
             num_repeated=self._fleet.num_repeated - num_repeated, virtual_seconds=self._clock.round_seconds(now.arrivals, someone_is_missing=missing),
@@ -283,7 +283,8 @@ class FederationServer:
         except ValueError as error:
             self._fail(client, "train", "rejected", f"{error}; rejected")
             return
-        now.num_late += missed > 0
+        if missed:
+            now.late.add(client)
         now.train = counts + (now.train or Counts())
 
     def _train_deeper(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tardis_fl.config import parse_config
-from tardis_fl.config.consistency import without_effect
+from tardis_fl.config.consistency import warnings_about
 from tardis_fl.config.schema import ModelConfig
 from tardis_fl.data.cifar10 import NORMALISATION
 from tardis_fl.early_exit.backbones import BUILDERS, BackboneOptions, build_backbone, build_network
@@ -347,7 +347,7 @@ def test_keys_of_a_model_that_cannot_go_together_are_refused(overrides, expected
     ],
 )
 def test_keys_of_a_model_without_effect_are_said(overrides, expected):
-    assert [line for line in without_effect(parse_config(SMALL, overrides=overrides)) if line.startswith("model")] == expected
+    assert [line for line in warnings_about(parse_config(SMALL, overrides=overrides)) if line.startswith("model")] == expected
 
 
 def test_another_number_of_tiers_cuts_at_equal_shares_of_the_work():

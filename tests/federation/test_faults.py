@@ -161,3 +161,12 @@ def test_a_round_in_which_nobody_can_be_reached_changes_nothing():
     assert [record.clients for record in trained.rounds] == [(), ()]
     assert trained.rounds[0].train is None
     assert trained.ledger.up["weights"] == 0
+
+
+def test_a_late_client_is_away_for_the_rest_of_its_round():
+    recorder = Recorder()
+    federate(late_config("federation.deadline_s=0.5", "federation.late_updates=discount", "federation.rounds=1", "federation.final_server_epochs=0"), recorder)
+    record = recorder.rounds[0]
+    assert record.num_late == 1
+    assert record.server.num_samples < record.train.num_samples  # the late one's features didn't come, though its update will
+    assert record.validation.num_samples < 24
