@@ -53,12 +53,11 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
     federation = config.federation
     share = config.clients_per_round / federation.num_clients
     trained = num_train * share * federation.local_epochs * federation.rounds
-    sends = sum(group.share for group in config.groups if group.depth < config.num_segments)  # of the clients those who don't hold all
     proxy, deeper = federation.server_training == "proxy", config.server_start < config.num_segments
-    a_round = num_proxy if proxy else num_train * share * federation.feature_fraction * sends
+    a_round = num_proxy if proxy else num_train * share * federation.feature_fraction
     collected = a_round * federation.rounds if deeper and federation.server_epochs and not federation.split else 0.0
-    served = trained * sends if federation.split else collected * federation.server_epochs * min(federation.feature_buffer_rounds, federation.rounds)
-    final = (num_proxy if proxy else num_train * sends) if deeper and federation.final_server_epochs else 0.0
+    served = trained if federation.split else collected * federation.server_epochs * min(federation.feature_buffer_rounds, federation.rounds)
+    final = (num_proxy if proxy else num_train) if deeper and federation.final_server_epochs else 0.0
     evaluations = -(-federation.rounds // federation.evaluate_every) if federation.evaluate_every else 1
     in_rounds: dict[Work, float] = {"train": trained, "features": collected, "server": served, "evaluate": num_fit * share * evaluations}
     in_final_epochs: dict[Work, float] = {
@@ -75,7 +74,7 @@ def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[in
     for group in config.groups:
         shares[group.depth] = shares.get(group.depth, 0.0) + group.share
     train = sum(share * _seconds_per_sample(len(images), lambda depth=depth: _step(segments[:depth], images, precision)) for depth, share in shares.items())
-    held = segments[: config.server_start] if config.federation.server_training == "proxy" else segments[: config.max_depth]
+    held = segments[: config.server_start]
 
     def forward() -> torch.Tensor:
         with torch.no_grad(), training_arithmetic(precision, device):

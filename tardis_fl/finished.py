@@ -9,6 +9,7 @@ from typing import Any
 from tardis_fl.config import Config, load_config
 from tardis_fl.errors import ConfigError
 from tardis_fl.report.results import Report
+from tardis_fl.run_folder import REPORTS
 
 SHOWN_DIFFERENCES = 4
 MEND = "Choose another folder (--output DIR), or move it away."
@@ -37,6 +38,21 @@ def finished_report(folder: Path, config: Config) -> Report | None:
         more = f" and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
         raise ConfigError(f"{folder}: holds a run of another configuration ({'; '.join(different[:SHOWN_DIFFERENCES])}{more}). {MEND}")
     return Report.read(folder / "report.json") if finished else None
+
+
+def complete_report(folder: Path, config: Config) -> Report | None:
+    """Returns the report of a run of this configuration that has nothing left to do; None where there is none such.
+
+    Raises:
+        DataError: The report is damaged.
+    """
+    if not all((folder / name).exists() for name in REPORTS):
+        return None
+    try:
+        there = load_config(folder / "config.yaml")
+    except ConfigError:
+        return None
+    return None if any(differences(there, config)) else Report.read(folder / "report.json")
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -39,7 +39,7 @@ class RunFolder:
     """Writes into one run's folder; every file is replaced atomically or grows by whole lines.
 
     Args:
-        path: The folder. Made here, with the resolved configuration in it.
+        path: The folder. Made here.
         config: The run's configuration.
         resume: Whether it may hold an unfinished run, which goes on.
 
@@ -61,7 +61,7 @@ class RunFolder:
         if not resume:
             shutil.rmtree(path / "failures", ignore_errors=True)
         self.past = self._read_past() if resume else None
-        write_text(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        self._sittings = self._read_sittings() if self.past else []
 
     @staticmethod
     def check_free(path: Path, *, resume: bool = False) -> None:
@@ -103,8 +103,6 @@ class RunFolder:
                 snapshot = later
             else:
                 epoch_path.unlink()  # more rounds than before: the final epochs come anew
-        for name in REPORTS:
-            (self.path / name).unlink(missing_ok=True)
         rounds = self._read_records("rounds.jsonl", snapshot.facts["round"])
         return Past(snapshot, rounds, self._read_records("final_epochs.jsonl", snapshot.facts["final_epoch"]))
 
@@ -128,26 +126,33 @@ class RunFolder:
         return {**machine_facts(), "threads": threads, "precision": precision, "device": device, "commit": _commit(), "data_hash": data_hash}
 
     def compare_environment(self, environment: Mapping[str, Any]) -> list[str]:
-        """Returns warnings about what differs from the sitting before, where a resumed run goes on.
+        """Returns warnings about what differs between this sitting and those before, where a resumed run goes on.
 
         Raises:
             ConfigError: The data are others.
         """
+        if any(before.get("data_hash") != environment["data_hash"] for before in self._sittings):
+            raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
+        keys = ("threads", "precision", "device", "versions", "processor", "commit")
+        changed = [key for key in keys if any(before.get(key) != environment[key] for before in self._sittings)]
+        if not changed:
+            return []
+        return [f"this run was interrupted and went on with other {', '.join(changed)}: its last digits may not be those of a run without interruption"]
+
+    def begin(self, environment: Mapping[str, Any]) -> None:
+        """Writes the resolved configuration and what `describe_environment` returned; reports of an earlier sitting go."""
+        for name in REPORTS:
+            (self.path / name).unlink(missing_ok=True)
+        write_text(self.path / "config.yaml", yaml.safe_dump(self._config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_json(self.path / OURS, {**environment, "earlier_sittings": self._sittings})
+
+    def _read_sittings(self) -> list[dict[str, Any]]:
         path = self.path / OURS
         try:
-            before = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            last = json.loads(path.read_text())
+            return [*last.pop("earlier_sittings", []), last]
+        except (OSError, ValueError, AttributeError) as error:
             raise RunError(f"{path}: can't be read ({error}); start anew with another --name") from None
-        if before.get("data_hash") != environment["data_hash"]:
-            raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
-        keys = [key for key in ("threads", "precision", "device", "versions", "processor") if before.get(key) != environment[key]]
-        if not keys:
-            return []
-        return [f"this run was interrupted and went on with other {', '.join(keys)}: its last digits are not those of a run without interruption"]
-
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """Writes what `describe_environment` returned."""
-        write_json(self.path / OURS, environment)
 
     def write_partition(self, shards: Sequence[Shard]) -> None:
         """Writes who holds what: sample ids of the training split, with the client and the role of each."""

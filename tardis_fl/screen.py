@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from tardis_fl.config.schema import Config
-from tardis_fl.federation.population import group_sizes
 from tardis_fl.report.text import bytes_text, duration_text, percent
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class _Watcher:
 def _held_text(config: Config, names: Sequence[str]) -> str:
     """Says which segments clients hold, by group where there are several."""
     texts = []
-    for group, size in zip(config.groups, group_sizes([group.share for group in config.groups], config.federation.num_clients), strict=True):
+    for group, size in zip(config.groups, config.group_sizes, strict=True):
         held = " + ".join(names[: group.depth])
         profile = ", ".join(part for part in (group.device, group.link) if part)
         texts.append(f"{held} ({size} {group.name}{f', {profile}' if profile else ''})" if config.federation.fleet else held)

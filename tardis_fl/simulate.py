@@ -54,12 +54,16 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
     from tardis_fl.federation.workspace import new_network
+    from tardis_fl.finished import complete_report
     from tardis_fl.precision import resolve_device, resolve_precision, use_threads
     from tardis_fl.report.assembly import assemble, boundary_bytes
     from tardis_fl.report.render import render_html, render_markdown
     from tardis_fl.run_folder import RunFolder
 
     RunFolder.check_free(folder, resume=resume)
+    if resume and (report := complete_report(folder, config)):
+        screen.results(report, folder)
+        return report
     threads, precision, device = use_threads(config.runtime), resolve_precision(config.runtime), resolve_device(config.runtime)
 
     screen.doing("loading the data")
@@ -87,7 +91,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     if run.past is not None:
         warnings += run.compare_environment(environment)
         screen.resuming(run.past)
-    run.write_environment(environment)
+    run.begin(environment)
     run.write_partition(shards)
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:

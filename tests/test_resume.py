@@ -28,7 +28,7 @@ EVERYTHING = (  # every kind of state that a round leaves behind
     "federation.distillation.teacher=mutual", "federation.num_clients=6", "federation.max_failed_fraction=0.9",
     "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b, link: wifi}, {name: b, share: 0.5, depth: 2, device: rpi-zero-2w, link: 3g}]",
     "federation.deadline_s=1.0", "federation.late_updates=discount",
-    "federation.faults=[{kind: dropout, probability: 0.2}, {kind: straggler, probability: 0.5, factor: 20}, {kind: repeat, probability: 0.3}]",
+    "federation.server_segments=deeper", "federation.faults=[{kind: dropout, probability: 0.2}, {kind: straggler, probability: 0.5, factor: 20}, {kind: repeat, probability: 0.3}]",
 )  # fmt: skip
 
 
@@ -202,6 +202,47 @@ def test_another_number_of_threads_is_said_in_the_report(interrupted):
     (interrupted / "environment.json").write_text(json.dumps(environment | {"threads": 64}))
     report = simulate(small_config(), interrupted, quiet(), resume=True)
     assert any("went on with other threads" in warning for warning in report.warnings)
+
+
+def test_a_change_of_threads_is_not_forgotten_over_two_interruptions(tmp_path):
+    config, folder = small_config("federation.rounds=4"), tmp_path / "run"
+    run_until_killed(config, folder, "append_round", 2)
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(environment | {"threads": 64}))
+    run_until_killed(config, folder, "append_round", 2, resume=True)
+    report = simulate(config, folder, quiet(), resume=True)
+    assert any("went on with other threads" in warning for warning in report.warnings)
+    assert [sitting["threads"] for sitting in json.loads((folder / "environment.json").read_text())["earlier_sittings"]] == [64, 1]
+
+
+def test_a_finished_run_is_left_as_it_is_with_its_reference_rows(tmp_path):
+    simulate(small_config(), tmp_path / "run", quiet())
+    path = tmp_path / "run" / "report.json"
+    report = json.loads(path.read_text())
+    row = {
+        "name": "x",
+        "accuracy": [0.5, None, None],
+        "accuracy_std": None,
+        "num_runs": 1,
+        "passes": 1.0,
+        "raw_images_bytes_up": 0,
+        "num_failures": 0,
+        "seconds": 1.0,
+    }
+    path.write_text(json.dumps(report | {"reference_rows": [row | {"bytes_up": {}, "bytes_down": {}}]}))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    again = simulate(small_config(), tmp_path / "run", quiet(), resume=True)
+    assert again.reference_rows[0].name == "x"
+    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
+def test_other_images_leave_the_old_report_where_it_is(tmp_path):
+    simulate(small_config(), tmp_path / "run", quiet())
+    environment = tmp_path / "run" / "environment.json"
+    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"data_hash": "another"}))
+    with pytest.raises(ConfigError, match="these are other images"):
+        simulate(small_config("federation.rounds=3"), tmp_path / "run", quiet(), resume=True)
+    assert (tmp_path / "run" / "report.json").exists()
 
 
 def test_nothing_complete_starts_from_the_beginning(tmp_path):

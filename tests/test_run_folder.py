@@ -38,7 +38,7 @@ def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
 
 def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", small_config())
-    folder.write_environment(folder.describe_environment(threads=1, precision="float32", device="cpu", data_hash="x"))
+    folder.begin(folder.describe_environment(threads=1, precision="float32", device="cpu", data_hash="x"))
     folder.write_failure(RECORD.failures[0])
     RunFolder(tmp_path / "run", small_config())
     assert not (tmp_path / "run" / "failures").exists()

@@ -39,6 +39,7 @@ def test_verdicts_by_hand():
     assert of([0.10, 0.11, 0.12], [0.05, 0.05, 0.06]) == "yes, at every exit"
     assert of([0.10, 0.11, 0.12], [0.05, -0.05, 0.06]) == "yes, but some intervals hold 0"
     assert of([0.10, 0.11, 0.12], [-0.05, -0.05, 0.06]) == "no"
+    assert verdict_of(differences_by_exit({}, {1: [0.5]})) == "no runs to compare"
 
 
 def test_the_readme_of_a_study_names_its_own_command():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def main() -> None:
     if arguments.results:
         result = {**machine_facts(), "seeds": list(seeds), "overrides": arguments.overrides, "accuracy": accuracies, "answers": answers}
         arguments.results.write_text(json.dumps(result, indent=2) + "\n")
+    if summary.failed:
+        sys.exit(f"{len(summary.failed)} runs failed; see {arguments.output / 'sweep.md'}")
 
 
 def differences_by_exit(better: dict[int, list[float]], worse: dict[int, list[float]]) -> list[Estimate]:
@@ -76,6 +79,8 @@ def differences_by_exit(better: dict[int, list[float]], worse: dict[int, list[fl
 
 def verdict_of(differences: list[Estimate]) -> str:
     """Says whether all exits gain, and whether that is more than chance at each of them."""
+    if not differences:
+        return "no runs to compare"
     if all(lower_end(difference) > 0 for difference in differences):
         return "yes, at every exit"
     return "yes, but some intervals hold 0" if all(difference.mean > 0 for difference in differences) else "no"

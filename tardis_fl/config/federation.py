@@ -52,7 +52,7 @@ class GroupConfig(Section):
     link: LinkName | None = None
     """How they reach the server, for the virtual clock; null: sending takes no time."""
     availability: PositiveFraction = 1.0
-    """Probability that one of these clients can be reached in a round; only those who can be are chosen."""
+    """Probability that one of these clients can be reached in a round; only those who can be are chosen. After the last round the server waits until all have been."""
 
 
 class DistillationConfig(Section):
@@ -138,7 +138,7 @@ class FederationConfig(Section):
     server_training: Literal["features", "proxy", "none"] = "features"
     """What the server trains deeper segments on: features that clients send; its own proxy images; none: it trains nothing."""
     server_segments: Literal["unheld", "deeper"] = "unheld"
-    """Which segments the server trains, after averaging: those nobody holds, or all below the shallowest group's."""
+    """Which segments the server trains, after averaging: those nobody holds, or all below the shallowest group's, on features that every client then has."""
     server: ServerOptimizerConfig = ServerOptimizerConfig()
     """Training of the deeper segments on the server."""
     server_epochs: NonNegativeInt = 1
@@ -166,8 +166,8 @@ class FederationConfig(Section):
     deadline_s: PositiveFloat | None = None
     """Seconds on the virtual clock after which an update is late; null: the server waits for all."""
     late_updates: Literal["discard", "discount"] = "discard"
-    """A late update counts as failed, or joins the average of the round in which it arrives."""
+    """A late update counts as failed, or its change joins the average of the round in which it arrives; the client is away until then."""
     late_discount: PositiveFraction = 0.5
-    """Factor on a late update's weight for each deadline that it missed (late_updates discount)."""
+    """Factor on a late update's change of the weights for each deadline that it missed (late_updates discount)."""
     faults: list[FaultConfig] = Field(default=[])
     """What goes wrong on purpose."""

@@ -55,11 +55,26 @@ def _depths(config: Config) -> Iterator[Problem]:
     for number, group in enumerate(federation.fleet):
         if group.depth > count:
             yield Problem(f"federation.fleet.{number}.depth", str(group.depth), f"the network has {count} segments; wanted 1 to {count}", ("tiers",))
-        if group.share * federation.num_clients < 0.5:
+        if config.group_sizes[number] == 0:
             yield Problem(
                 f"federation.fleet.{number}.share", f"{group.share:g}", f"that is no client of {federation.num_clients}; wanted larger groups or more clients",
                 ("federation.num_clients",),
             )  # fmt: skip
+    if federation.client_exits == "last":
+        yield from _last_exits(config)
+
+
+def _last_exits(config: Config) -> Iterator[Problem]:
+    """Where clients train their last exit only, every exit above those of the server wants a group for which it is the last."""
+    depths, involves = {group.depth for group in config.groups}, ("federation.client_depth", "federation.fleet", "tiers")
+    untrained = [str(number) for number in range(1, min(config.server_start, config.max_depth) + 1) if number not in depths]
+    if untrained:
+        yield Problem("federation.client_exits", "last", f"nobody would train exit {' and '.join(untrained)}; wanted all, or a group of each depth", involves)
+    if config.federation.distillation.teacher != "none" and config.max_depth > 1:
+        yield Problem(
+            "federation.client_exits", "last beside federation.distillation", "it would train the exits above the last too; wanted all, or teacher: none",
+            ("federation.distillation", *involves),
+        )  # fmt: skip
 
 
 def _server(config: Config) -> Iterator[Problem]:
@@ -92,11 +107,21 @@ def _server(config: Config) -> Iterator[Problem]:
         )
     if fraction is not None and fraction >= 1:
         yield Problem("federation.proxy_fraction", f"{fraction:g}", "the server can't keep as many images as the training set has, or more; wanted less than 1")
+    if federation.server_training == "proxy" and config.server_start == count:
+        yield Problem(
+            "federation.server_training", "proxy", "clients hold all segments, so the server's images would train nothing; wanted features, or server_segments: deeper",
+            ("federation.server_segments", *involves),
+        )  # fmt: skip
     if federation.split:
         if config.server_start == count:
             yield Problem(
                 "federation.split", "true", "there is no deeper segment for the server to train; wanted split: false, or clients that hold fewer segments",
                 ("federation.server_training", *involves),
+            )  # fmt: skip
+        elif config.server_start < depth:
+            yield Problem(
+                "federation.split", "true beside server_segments deeper", "what the server trains during a round would be lost to the average; wanted unheld",
+                ("federation.server_segments", *involves),
             )  # fmt: skip
         elif federation.server_training != "features":
             yield Problem(

@@ -199,6 +199,23 @@ class Config(Section):
         return self.max_depth if self.federation.server_segments == "unheld" else min(group.depth for group in self.groups)
 
     @property
+    def keeps_features(self) -> bool:
+        """Whether clients compute features before their training, for a request that follows it."""
+        federation = self.federation
+        asked = federation.server_training == "features" and federation.server_epochs > 0 and not federation.split
+        return federation.feature_timing == "stale" and asked and self.server_start < self.num_segments
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """Clients in each group: by their shares, where the largest remainders get one more."""
+        exact = [group.share * self.federation.num_clients for group in self.groups]
+        sizes = [int(count + 1e-9) for count in exact]
+        by_remainder = sorted(range(len(exact)), key=lambda number: sizes[number] - exact[number])
+        for number in by_remainder[: self.federation.num_clients - sum(sizes)]:
+            sizes[number] += 1
+        return sizes
+
+    @property
     def clients_per_round(self) -> int:
         """Clients chosen for a round: the fraction, rounded to the nearest count, at least one."""
         return max(1, round(self.federation.client_fraction * self.federation.num_clients))

@@ -85,23 +85,10 @@ class WeightedMean:
             self._weights[key] += num_samples
         self.num_updates += 1
 
-    def merge(self, other: WeightedMean) -> None:
-        """Adds another mean's sums, as if its updates had been added here (up to the last bits of the sums).
-
-        Raises:
-            ValueError: A shape or dtype differs from that of the key here; nothing was added.
-        """
-        check_kinds(other._kinds(), self._kinds())
-        for key, total in other._totals.items():
-            if key not in self._totals:
-                self._dtypes[key], self._totals[key], self._weights[key] = other._dtypes[key], total.clone(), other._weights[key]
-                continue
-            if total.is_floating_point():
-                self._totals[key].add_(total)
-            else:
-                torch.maximum(self._totals[key], total, out=self._totals[key])
-            self._weights[key] += other._weights[key]
-        self.num_updates += other.num_updates
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Sum of the weights of the updates that held each key."""
+        return self._weights
 
     def result(self) -> dict[str, Tensor]:
         """Returns the mean of each key over the updates that held it; more may be added afterwards.

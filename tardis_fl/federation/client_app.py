@@ -46,8 +46,10 @@ def train(message: Message, context: Context) -> Message:
     request = _Request.open(message, context)
     request.load_weights()
     work = request.workspace
-    if request.config.server_start < request.config.num_segments and request.config.federation.feature_timing == "stale" and not request.holds_all:
-        context.state[STALE_FEATURES] = messages.pack_tensors(request.features().tensors())
+    context.state.pop(STALE_FEATURES, None)  # of a round in which they weren't asked for
+    if request.config.keeps_features:
+        depth = min(request.depth, request.config.server_start)
+        context.state[STALE_FEATURES] = messages.pack_tensors(request.features(depth).tensors())
     request.load_own_norms()
     counts = train_segments(
         request.segments, work.data, request.shard.train, config=work.config, learning_rate=request.learning_rate,
@@ -69,9 +71,8 @@ def split(message: Message, context: Context) -> Message:
     step, counts = int(request.values["step"]), Counts()
     if step == 0:
         request.load_weights()
-        start = request.workspace.weights.flatten()
         request.load_own_norms()
-        client.begin(start)
+        client.begin(request.received())
     else:
         counts = client.learn(step - 1, messages.unpack_tensors(message.content.array_records[messages.FEATURES_KIND])["gradient"])
     batch = client.features(step)
@@ -90,7 +91,7 @@ def features(message: Message, context: Context) -> Message:
         return Message(RecordDict({messages.FEATURES_KIND: context.state.pop(STALE_FEATURES)}), reply_to=message)
     request = _Request.open(message, context)
     request.load_weights()
-    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(request.features().tensors())}), reply_to=message)
+    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(request.features(request.depth).tensors())}), reply_to=message)
 
 
 @app.query("statistics")
@@ -210,13 +211,15 @@ class _Request:
             flat = faults.damage(flat, start(), self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
         return RecordDict({messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()})
 
-    def features(self) -> FeatureBatch:
-        """Computes the features of a share of the training samples with the loaded weights."""
+    def features(self, depth: int) -> FeatureBatch:
+        """Computes the features of a share of the training samples with the loaded weights, after `depth` segments."""
         work, generator, indices = self.workspace, self.generator(Purpose.FEATURE_VIEW), self.shard.train
         count = max(1, round(float(self.values["fraction"]) * len(indices)))
         if count < len(indices):
             indices = indices[torch.randperm(len(indices), generator=generator)[:count].numpy()]
-        return training_features(self.segments, work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision)
+        return training_features(
+            work.segments[:depth], work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision
+        )
 
     def generator(self, purpose: Purpose) -> torch.Generator:
         return torch_generator(self.config.seed, purpose, self.round, self.shard.client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from tardis_fl.federation.messages import FeatureBatch
@@ -42,11 +43,11 @@ class FeatureBuffer:
             name: tensor for number, parts in self._entries.items() for part in parts for name, tensor in part.tensors(f"{number}.{part.depth}.").items()
         }  # fmt: skip
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` returned."""
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Takes back what `state` returned, onto a device."""
         keys = dict.fromkeys(tuple(map(int, name.split(".")[:2])) for name in state)
         for number, depth in sorted(keys):
-            self._entries.setdefault(number, []).append(FeatureBatch.from_tensors(state, depth, f"{number}.{depth}."))
+            self._entries.setdefault(number, []).append(FeatureBatch.from_tensors(state, depth, f"{number}.{depth}.").to(device))
 
 
 def by_depth(parts: Sequence[FeatureBatch]) -> list[FeatureBatch]:

@@ -67,7 +67,7 @@ class Fleet:
 
     def __init__(self, grid: Grid, config: Config) -> None:
         self._grid = grid
-        self._config_json = config.model_dump_json()
+        self._config_json, self._num_segments = config.model_dump_json(), config.num_segments
         self.population, self.faults = Population(config), Faults.of(config)
         self.ledger = Ledger()
         self._nodes: dict[int, int] = {}
@@ -77,7 +77,7 @@ class Fleet:
 
     def ask(
         self, message_type: str, clients: Sequence[int], *, round_number: int, weights: Flat | None = None,
-        extras: Mapping[int, ArrayRecord] | None = None, **values: float | list[float],
+        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, **values: float | list[float],
     ) -> Iterator[Reply]:  # fmt: skip
         """Asks clients and yields their replies in ascending order of client, each as soon as its turn has come.
 
@@ -87,18 +87,19 @@ class Fleet:
             round_number: The round, from 1; 0 is before the first.
             weights: Global weights; each client is sent those of the segments that it holds.
             extras: Features for single clients.
+            max_depth: Clients are to work with as many segments at most; None: with all that they hold.
             values: Further numbers of the request.
         """
         order = sorted(clients)
-        contents = self._contents(order, round_number, weights, values)
+        depths = {client: min(self.population.depth(client), max_depth or self._num_segments) for client in order}
+        contents = self._contents(sorted(set(depths.values())), round_number, weights, values)
         base_sizes = {depth: messages.content_bytes(content) for depth, content in contents.items()}
         begins = message_type == messages.TRAIN or (message_type == messages.SPLIT and weights is not None)
         struck = {client: self.faults.strike(round_number, client) for client in order} if begins and self.faults.entries else {}
         lost = {client for client, kinds in struck.items() if "dropout" in kinds}
         sizes, requests = {}, []
         for client in order:
-            depth = self.population.depth(client)
-            content, sizes[client] = contents[depth], base_sizes[depth]
+            content, sizes[client] = contents[depths[client]], base_sizes[depths[client]]
             if extras:
                 content = RecordDict({**content, messages.FEATURES_KIND: extras[client]})
                 sizes[client] = messages.content_bytes(content)
@@ -110,11 +111,11 @@ class Fleet:
         for client in order:
             yield Reply(client, None, "dropped out (federation.faults)", "dropout", sizes[client]) if client in lost else next(replies)
 
-    def _contents(self, clients: Sequence[int], round_number: int, weights: Flat | None, values: Mapping[str, float | list[float]]) -> dict[int, RecordDict]:
+    def _contents(self, depths: Sequence[int], round_number: int, weights: Flat | None, values: Mapping[str, float | list[float]]) -> dict[int, RecordDict]:
         """Returns the request of each depth; arrays are packed once and shared."""
         arrays = messages.pack_tensors(weights) if weights is not None else None
         contents = {}
-        for depth in sorted({self.population.depth(client) for client in clients}):
+        for depth in depths:
             content = RecordDict({"instruction": messages.instruction(self._config_json, round=round_number, depth=depth, **values)})
             if arrays is not None:
                 content[messages.WEIGHTS] = ArrayRecord({key: array for key, array in arrays.items() if int(key.split(".")[0]) < depth})
@@ -128,13 +129,13 @@ class Fleet:
         early: dict[int, Reply] = {}
 
         def receive(message: Message) -> None:
-            if not message.has_error():
-                self.ledger.add_up(message.content)
+            bytes_up = {} if message.has_error() else messages.content_bytes(message.content)
+            self.ledger.add_up(bytes_up)
             sender = waiting.pop(message.metadata.reply_to_message_id, None)
             if sender is None:
                 self.num_repeated += 1
                 return
-            early[sender] = self._open(sender, message, sizes[sender])
+            early[sender] = _open(sender, message, sizes[sender], bytes_up)
             if sender in twice:
                 receive(message)
 
@@ -146,11 +147,6 @@ class Fleet:
                 if not arrived:
                     time.sleep(POLL_SECONDS)
             yield early.pop(client)
-
-    def _open(self, client: int, message: Message, bytes_down: Mapping[str, int]) -> Reply:
-        if message.has_error():
-            return Reply(client, None, message.error.reason or f"Flower error {message.error.code}", "error", bytes_down)
-        return Reply(client, message.content, None, "error", bytes_down, messages.content_bytes(message.content))
 
     def client_states(self) -> dict[str, Tensor]:
         """Returns what clients keep from round to round, where the engine keeps it in this process, for a checkpoint."""
@@ -191,6 +187,12 @@ class Fleet:
             raise RunError(f"the clients' data differs in kind: {sorted(kinds, key=str)}")
         self._nodes = {client: nodes[client] for client in range(num_clients)}
         return kinds.pop()
+
+
+def _open(client: int, message: Message, bytes_down: Mapping[str, int], bytes_up: Mapping[str, int]) -> Reply:
+    if message.has_error():
+        return Reply(client, None, message.error.reason or f"Flower error {message.error.code}", "error", bytes_down)
+    return Reply(client, message.content, None, "error", bytes_down, bytes_up)
 
 
 @runtime_checkable

@@ -112,21 +112,17 @@ class Tally:
     def __init__(self, num_exits: int, device: torch.device) -> None:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._correct = torch.zeros(num_exits, dtype=torch.int64, device=device)
-        self._seen = [0] * num_exits
         self.num_samples = 0
 
     def add(self, loss: Tensor, logits: Sequence[Tensor], labels: Tensor) -> None:
-        """Adds a batch; where it has fewer exits than the tally, they are the deepest ones."""
-        first = len(self._seen) - len(logits)
+        """Adds a batch."""
         self.num_samples += len(labels)
         self._loss_sum += loss.detach() * len(labels)
-        self._correct[first:] += torch.stack([(rows.argmax(1) == labels).sum() for rows in logits])
-        for number in range(first, len(self._seen)):
-            self._seen[number] += len(labels)
+        self._correct += torch.stack([(rows.argmax(1) == labels).sum() for rows in logits])
 
     def counts(self) -> Counts:
         """Returns what was counted."""
-        return Counts(self.num_samples, float(self._loss_sum), tuple(self._correct.tolist()), tuple(self._seen))
+        return Counts(self.num_samples, float(self._loss_sum), tuple(self._correct.tolist()))
 
 
 def train_segments(

@@ -164,13 +164,13 @@ class Ledger:
     up: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     down: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
 
-    def add_up(self, content: RecordDict) -> None:
-        """Counts a reply."""
-        _add(self.up, content_bytes(content))
+    def add_up(self, sizes: Mapping[str, int]) -> None:
+        """Counts a reply, by what `content_bytes` returned."""
+        _add(self.up, sizes)
 
-    def add_down(self, sizes: Mapping[str, int], times: int = 1) -> None:
-        """Counts a request, or several of the same size."""
-        _add(self.down, {kind: size * times for kind, size in sizes.items()})
+    def add_down(self, sizes: Mapping[str, int]) -> None:
+        """Counts a request."""
+        _add(self.down, sizes)
 
 
 def content_bytes(content: RecordDict) -> dict[str, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tardis_fl.config.schema import Config, GroupConfig
@@ -20,8 +18,7 @@ class Population:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.groups = config.groups
-        self.sizes = group_sizes([group.share for group in self.groups], config.federation.num_clients)
-        dealt = np.repeat(np.arange(len(self.groups)), self.sizes)
+        dealt = np.repeat(np.arange(len(self.groups)), config.group_sizes)
         self._group_of = dealt[numpy_generator(config.seed, Purpose.GROUPS).permutation(len(dealt))]
         self._availability = np.array([group.availability for group in self.groups])[self._group_of]
 
@@ -41,12 +38,3 @@ class Population:
             there = numpy_generator(config.seed, Purpose.AVAILABILITY, round_number).random(len(order)) < self._availability
             order = order[there[order]]
         return sorted(order[: config.clients_per_round].tolist())
-
-
-def group_sizes(shares: Sequence[float], num_clients: int) -> list[int]:
-    """Deals clients to groups by their shares; the largest remainders get one more."""
-    exact = np.array(shares) * num_clients
-    sizes = np.floor(exact + 1e-9).astype(int)
-    remainders = np.argsort(-(exact - sizes), kind="stable")
-    sizes[remainders[: num_clients - sizes.sum()]] += 1
-    return sizes.tolist()

@@ -50,6 +50,7 @@ class Trained:
         ledger: Bytes by direction and kind.
         num_train: Training samples of all clients.
         failures: How often clients failed, by kind.
+        num_unused: Late updates that would have joined a round after the last.
         seconds: Wall-clock time of the federation, without interruptions.
     """
 
@@ -61,6 +62,7 @@ class Trained:
     ledger: Ledger
     num_train: int
     failures: Mapping[str, int]
+    num_unused: int
     seconds: float
 
 
@@ -98,7 +100,10 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener, past: Past
             final_epochs.append(server.run_final_epoch(epoch))
             listener.epoch_done(final_epochs[-1], server.snapshot)
     fit, calibrate = server.exit_tables()
-    return Trained(server.network, fit, calibrate, rounds, final_epochs, fleet.ledger, sum(fleet.num_train.values()), dict(server.failures), server.seconds)
+    return Trained(
+        network=server.network, fit=fit, calibrate=calibrate, rounds=rounds, final_epochs=final_epochs, ledger=fleet.ledger,
+        num_train=sum(fleet.num_train.values()), failures=dict(server.failures), num_unused=server.num_unused, seconds=server.seconds,
+    )  # fmt: skip
 
 
 def view_of(epoch: int, *, config: Config) -> int:
@@ -132,6 +137,11 @@ class FederationServer:
         """Wall-clock time so far, of all sittings."""
         return self._seconds_before + time.perf_counter() - self._started
 
+    @property
+    def num_unused(self) -> int:
+        """Late updates that wait for a round to come."""
+        return self._updates.num_waiting
+
     def run_round(self, number: int) -> RoundRecord:
         """1. Chosen clients train the segments they hold. 2. Aggregate. 3. Train the deeper ones. 4. Evaluate."""
         federation, num_repeated = self._config.federation, self._fleet.num_repeated
@@ -143,13 +153,13 @@ class FederationServer:
             else:
                 self._train_clients(sent)
             now.check()
-            self._updates.finish()
-            if self._trainer and not federation.split and federation.server_epochs:
-                self._train_deeper()
-            due = federation.evaluate_every and number % federation.evaluate_every == 0
-            if due or number == federation.rounds:
-                now.validation = self._evaluate()
-                self._lessons.learn_serving_rates(now.validation)
+        self._updates.finish()  # with nobody there, a late update of an earlier round may still have come
+        if self._trainer and not federation.split and federation.server_epochs:
+            self._train_deeper()
+        due = federation.evaluate_every and number % federation.evaluate_every == 0
+        if due or number == federation.rounds:
+            now.validation = self._evaluate()
+            self._lessons.learn_serving_rates(now.validation)
         self._rounds_done = number
         missing = bool(now.late) or any(failure.kind in ("dropout", "late") for failure in now.failures)
         return now.record(
@@ -217,7 +227,7 @@ class FederationServer:
         self._updates.restore(snapshot.part("updates"))
         if self._trainer:
             self._trainer.restore(snapshot.part("trainer"))
-        self._buffer.restore(snapshot.part("features"))
+        self._buffer.restore(snapshot.part("features"), self._device)
         self._fleet.restore_client_states(snapshot.part("clients"))
         self._lessons.exit_weights = list(facts["exit_weights"])
         self._rounds_done, self._epochs_done = facts["round"], facts["final_epoch"]
@@ -316,12 +326,12 @@ class FederationServer:
         return self._final_view[1]
 
     def _collect_features(self, weights: Flat | None, fraction: float) -> list[FeatureBatch]:
-        """Asks the clients that don't hold all segments for features; those of stale ones come without weights going out."""
-        population, parts = self._fleet.population, []
-        clients = [client for client in self._now.healthy if population.depth(client) < len(self._segments)]
-        for reply, content in self._ask("features", messages.FEATURES, clients=clients, weights=weights, fraction=fraction):
+        """Asks clients for features of what they hold above the first segment that the server trains; without weights for those they kept."""
+        start, parts = self._config.server_start, []
+        for reply, content in self._ask("features", messages.FEATURES, weights=weights, max_depth=start, fraction=fraction):
             tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
-            parts.append(FeatureBatch.from_tensors(tensors, population.depth(reply.client)).to(self._device))
+            depth = min(self._fleet.population.depth(reply.client), start)
+            parts.append(FeatureBatch.from_tensors(tensors, depth).to(self._device))
             self._listener.worked("features", len(parts[-1]))
         self._now.check()
         return parts
@@ -377,11 +387,11 @@ class FederationServer:
 
     def _ask(
         self, stage: str, message_type: str, *, clients: Sequence[int] | None = None, weights: Flat | None = None,
-        extras: Mapping[int, ArrayRecord] | None = None, **values: float | list[float],
+        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, **values: float | list[float],
     ) -> Iterator[tuple[Reply, RecordDict]]:  # fmt: skip
         """Asks clients, or all of the round that haven't failed yet; yields who answered with what, ascending."""
         asked = self._now.healthy if clients is None else clients
-        for reply in self._fleet.ask(message_type, asked, round_number=self._now.number, weights=weights, extras=extras, **values):
+        for reply in self._fleet.ask(message_type, asked, round_number=self._now.number, weights=weights, extras=extras, max_depth=max_depth, **values):
             if reply.content is None:
                 self._fail(reply.client, stage, reply.kind, str(reply.error))
             else:

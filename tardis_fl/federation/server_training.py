@@ -98,13 +98,12 @@ class ServerTrainer:
             self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
     def _step(self, x: Tensor, labels: Tensor, depth: int, lesson: Lesson, tally: Tally) -> None:
-        first = max(depth, self._start)
-        between = self._segments[depth:first]
+        between = self._segments[depth : self._start]
         with training_arithmetic(self._precision, self._device):
             with torch.set_grad_enabled(x.requires_grad):
                 for segment in between:
                     x = segment.body(x)
-            loss, logits, _ = replace(lesson, exit_weights=lesson.exit_weights[first:]).loss(self._segments[first:], x, labels)
+            loss, logits, _ = replace(lesson, exit_weights=lesson.exit_weights[self._start :]).loss(self._segments[self._start :], x, labels)
         self._optimizer.zero_grad()
         loss.backward()
         for segment in between:

@@ -66,6 +66,10 @@ class SplitClient:
         deeper exits' gradient goes on from where the server left it.
         """
         work, settings = self._work, self._work.config.federation.client
+        start = None
+        if self._lesson.proximal_mu:
+            work.weights.load(messages.unpack_tensors(self._state.array_records[START]))
+            start = [parameter.detach().clone() for parameter in self._parameters]
         work.weights.load(messages.unpack_tensors(self._state.array_records[WEIGHTS]))
         optimizer = build_sgd(self._parameters, settings, self._learning_rate)
         for number, buffer in messages.unpack_tensors(self._state.array_records[MOMENTUM]).items():
@@ -76,7 +80,7 @@ class SplitClient:
             loss, logits, features = self._lesson.loss(self._segments, x, labels)
         optimizer.zero_grad()
         torch.autograd.backward([loss, features], [None, gradient.to(features)])
-        finish_step(optimizer, self._parameters, settings)
+        finish_step(optimizer, self._parameters, settings, start=start, proximal_mu=self._lesson.proximal_mu)
         tally = Tally(len(self._segments), work.device)
         tally.add(loss, logits, labels)
         counts = Counts.from_record(self._state.metric_records[COUNTS]) + tally.counts()

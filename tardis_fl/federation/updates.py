@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
@@ -38,9 +39,20 @@ class Updates:
         self.reference = self._weights.flatten()
         self._aggregator = build_aggregator(self._federation.aggregation)
         for arrival in sorted(number for number in self._late if number <= round_number):
-            assert isinstance(self._aggregator, WeightedMean), "the configuration allows late updates with means only"
-            self._aggregator.merge(self._late.pop(arrival))
+            self._add_late(self._late.pop(arrival))
         return self.reference
+
+    def _add_late(self, late: WeightedMean) -> None:
+        """Adds late changes to the present weights, each key with the samples of the clients that hold it."""
+        for key, values in late.result().items():
+            mask = self._weights.parameters.get(key)
+            now = values if mask is None else torch.where(mask, self.reference[key] + values, values)
+            self._aggregator.add({key: now}, late.weights[key])
+
+    def _late_change(self, update: Flat, factor: float) -> Flat:
+        """Returns an update's change of the parameters, scaled, beside its buffers as they are."""
+        masks = self._weights.parameters
+        return {key: torch.where(masks[key], factor * (values - self.reference[key]), values) if key in masks else values for key, values in update.items()}
 
     def add(self, update: Flat, keys: Sequence[str], num_samples: int, *, deadlines_missed: int = 0) -> None:
         """Takes one client's update.
@@ -49,7 +61,8 @@ class Updates:
             update: New weights.
             keys: What the client was to send.
             num_samples: Its training samples.
-            deadlines_missed: In how many rounds it arrives; then it joins that round's average, with a discount.
+            deadlines_missed: In how many rounds it arrives. Its change of the parameters, discounted, is then added to the weights of
+                that round and joins its average: the weights that it was trained from are past.
 
         Raises:
             ValueError: It doesn't fit, isn't finite, or has exploded.
@@ -63,12 +76,11 @@ class Updates:
                 f"more than {settings.max_update_ratio:g} (federation.aggregation.max_update_ratio) times their own of {sent:.3g}"
             )
         self.norms.append(norm)
-        if settings.rule == "norm_clipping":
-            assert settings.clip_norm is not None
+        if settings.rule == "norm_clipping" and settings.clip_norm is not None:
             update, _ = clip_update(update, self.reference, masks, settings.clip_norm)
         if deadlines_missed:
-            weight = num_samples * self._federation.late_discount**deadlines_missed
-            self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(update, weight)
+            change = self._late_change(update, self._federation.late_discount**deadlines_missed)
+            self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(change, num_samples)
         else:
             self._aggregator.add(update, num_samples)
 
@@ -83,6 +95,11 @@ class Updates:
         if self._aggregator.num_updates:
             self._weights.load(self._optimizer.step(self.reference, self._aggregator.result()))
         self._aggregator = WeightedMean()
+
+    @property
+    def num_waiting(self) -> int:
+        """Late updates that haven't arrived yet."""
+        return sum(late.num_updates for late in self._late.values())
 
     def norm_summary(self) -> dict[str, float] | None:
         """Returns median and largest norm of this round's updates."""

@@ -95,11 +95,11 @@ def plain(config: Config, *, depth: int) -> Config:
     federation = config.federation.model_copy(
         update={
             "client_depth": depth, "fleet": None, "client_exits": "all", "proximal_mu": 0.0, "distillation": DistillationConfig(),
-            "aggregation": AggregationConfig(), "recalibrate_norm": False, "server_segments": "unheld", "server_epochs": 0, "final_server_epochs": 0,
+            "aggregation": AggregationConfig(max_update_ratio=config.federation.aggregation.max_update_ratio), "recalibrate_norm": False, "server_segments": "unheld", "server_epochs": 0, "final_server_epochs": 0,
             "split": False, "deadline_s": None, "late_updates": "discard", "faults": [],
         }
     )  # fmt: skip
-    model = config.model.model_copy(update={"exit_weights": config.exit_weights})
+    model = config.model.model_copy(update={"exit_weights": config.exit_weights, "norm": config.norm_layer})
     return config.model_copy(update={"federation": federation, "model": model})
 
 

@@ -20,7 +20,6 @@ from tardis_fl.deployment.thresholds import Choice, sweep
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.evaluation import ExitTable, TestTable
 from tardis_fl.federation.events import RoundRecord
-from tardis_fl.federation.population import group_sizes
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import results
 
@@ -85,18 +84,17 @@ def assemble(
         ],
         escalation_effect=_effect(test, outcome),
         clients=results.ClientsResult(label_counts.tolist()),
-        warnings=list(warnings),
+        warnings=[*warnings, *([f"{trained.num_unused} late updates were still on their way after the last round"] if trained.num_unused else [])],
     )  # fmt: skip
 
 
 def _federation(config: Config, trained: Trained, image_bytes: int) -> results.FederationResult:
-    sizes = group_sizes([group.share for group in config.groups], config.federation.num_clients)
     waited = [record.virtual_seconds for record in trained.rounds if record.virtual_seconds is not None]
     return results.FederationResult(
         rounds=len(trained.rounds), num_clients=config.federation.num_clients, clients_per_round=config.clients_per_round, client_depth=config.max_depth,
         groups=[
             results.GroupResult(group.name, size, group.depth, group.device, group.link, group.availability)
-            for group, size in zip(config.groups, sizes, strict=True)
+            for group, size in zip(config.groups, config.group_sizes, strict=True)
         ],
         server_training=config.federation.server_training, bytes_up=dict(trained.ledger.up), bytes_down=dict(trained.ledger.down),
         raw_images_bytes=trained.num_train * image_bytes, num_failures=sum(trained.failures.values()), failures=dict(trained.failures),

@@ -192,30 +192,6 @@ def test_one_client_gives_back_its_own_weights_bit_for_bit(seed, num_samples):
     assert_same_bits(result_of(WeightedMean(), [(state, num_samples)]), state)
 
 
-@given(seed=st.integers(0, 1000), weights=st.lists(st.integers(1, 10_000), min_size=0, max_size=6), cut=st.integers(0, 6))
-def test_merging_is_adding_both(seed, weights, cut):
-    updates = uneven_updates(seed, weights)
-    both, first, second = WeightedMean(), WeightedMean(), WeightedMean()
-    for number, (update, weight) in enumerate(updates):
-        update = {key: (tensor * 10).round() for key, tensor in update.items()}  # whole numbers, whose sums are exact
-        both.add(update, weight)
-        (first if number < cut else second).add(update, weight)
-    second_before = second.state()
-    first.merge(second)
-    assert_same_bits(dict(sorted(first.state().items())), dict(sorted(both.state().items())))
-    first.merge(first)
-    assert_same_bits(second.state(), second_before)
-
-
-def test_means_of_other_shapes_do_not_merge():
-    total, other = WeightedMean(), WeightedMean()
-    total.add({"w": torch.zeros(2)}, 1)
-    other.add({"v": torch.zeros(2), "w": torch.zeros(3)}, 1)
-    with pytest.raises(ValueError, match=r"w has the shape \(3,\), the first update's has \(2,\)"):
-        total.merge(other)
-    assert total.result().keys() == {"w"}
-
-
 @given(seed=st.integers(0, 1000), weights=weights_of_updates, cut=st.integers(0, 9))
 def test_restored_and_continued_is_uninterrupted(seed, weights, cut):
     updates = uneven_updates(seed, weights)

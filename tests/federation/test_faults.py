@@ -7,6 +7,10 @@ import torch
 
 from tardis_fl.errors import RunError
 from tardis_fl.federation.faults import Faults
+from tardis_fl.federation.population import Population
+from tardis_fl.federation.updates import Updates
+from tardis_fl.federation.weights import HeldWeights
+from tardis_fl.federation.workspace import new_network
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 
@@ -132,13 +136,13 @@ def test_an_update_after_the_deadline_is_discarded_and_counted():
 
 def test_a_late_update_joins_the_round_in_which_it_arrives():
     """With a whole discount it leaves no trace yet in its own round, and does in a later one."""
-    discarded, discounted = federate(late_config(TOLERANT)), federate(late_config("federation.deadline_s=0.5", "federation.late_updates=discount"))
+    discarded, discounted = federate(late_config(TOLERANT)), federate(late_config("federation.deadline_s=2.0", "federation.late_updates=discount"))
     assert not discounted.failures
     assert [record.num_late for record in discounted.rounds] == [1, 1, 1]
     assert distance(discarded, discounted) > 0
     first = [
         federate(late_config("federation.rounds=1", "federation.client.schedule=constant", *more))
-        for more in ((TOLERANT,), ("federation.deadline_s=0.5", "federation.late_updates=discount"))
+        for more in ((TOLERANT,), ("federation.deadline_s=2.0", "federation.late_updates=discount"))
     ]
     assert all(
         torch.equal(x, y)
@@ -165,8 +169,48 @@ def test_a_round_in_which_nobody_can_be_reached_changes_nothing():
 
 def test_a_late_client_is_away_for_the_rest_of_its_round():
     recorder = Recorder()
-    federate(late_config("federation.deadline_s=0.5", "federation.late_updates=discount", "federation.rounds=1", "federation.final_server_epochs=0"), recorder)
+    federate(late_config("federation.deadline_s=2.0", "federation.late_updates=discount", "federation.rounds=1", "federation.final_server_epochs=0"), recorder)
     record = recorder.rounds[0]
     assert record.num_late == 1
     assert record.server.num_samples < record.train.num_samples  # the late one's features didn't come, though its update will
     assert record.validation.num_samples < 24
+
+
+def test_a_late_change_is_discounted_on_top_of_the_weights_it_meets():
+    config = late_config(
+        "federation.deadline_s=2.0",
+        "federation.late_updates=discount",
+        "federation.late_discount=0.25",
+        "federation.rounds=4",
+        "federation.aggregation.max_update_ratio=null",
+    )
+    weights = HeldWeights(list(new_network(config, 10))[:1])
+    updates, keys = Updates(weights, config), weights.keys(1)
+    first = {key: values.clone() for key, values in updates.begin(1).items()}
+    moved = {key: values + (1 if values.is_floating_point() else 0) for key, values in first.items()}
+    updates.add(moved, keys, 10, deadlines_missed=2)
+    updates.finish()
+    assert updates.num_waiting == 1
+    other = {key: values + (3 if values.is_floating_point() else 0) for key, values in updates.begin(2).items()}
+    updates.add(other, keys, 5)
+    updates.finish()
+    third = {key: values.clone() for key, values in updates.begin(3).items()}
+    updates.finish()  # nobody else is there
+    ended = updates.begin(4)
+    assert updates.num_waiting == 0
+    for key, mask in weights.parameters.items():
+        torch.testing.assert_close(third[key], first[key] + 3)
+        torch.testing.assert_close(ended[key], torch.where(mask, third[key] + 0.25**2, moved[key]))  # buffers join as they are
+
+
+def test_a_late_update_comes_in_a_round_in_which_nobody_is_there(monkeypatch):
+    config = late_config("federation.deadline_s=2.0", "federation.late_updates=discount", "federation.final_server_epochs=1", "federation.server_epochs=0")
+    everyone = Population.choose
+    monkeypatch.setattr(Population, "choose", lambda self, number: everyone(self, number) if number == 1 else [])
+    one, three = (
+        federate(late_config("federation.deadline_s=2.0", "federation.late_updates=discount", "federation.rounds=1", "federation.server_epochs=0")),
+        federate(config),
+    )
+    assert distance(one, three, of=device_parameters) > 0
+    assert three.num_unused == 0
+    assert one.num_unused == 1

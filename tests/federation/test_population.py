@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tardis_fl.federation.population import Population, group_sizes
+from tardis_fl.config.federation import GroupConfig
+from tardis_fl.federation.population import Population
 from tests.conftest import small_config
 
 UNEVEN = "federation.fleet=[{name: phone, share: 0.5, depth: 1}, {name: box, share: 0.3, depth: 2, availability: 0.5}, {name: rack, share: 0.2, depth: 3}]"
@@ -21,6 +22,12 @@ def test_without_groups_all_clients_are_alike():
     alike = Population(small_config("federation.client_depth=2"))
     assert [alike.depth(client) for client in range(3)] == [2, 2, 2]
     assert alike.group(0).name == "all"
+
+
+def group_sizes(shares, clients):
+    config = small_config(f"federation.num_clients={clients}")
+    federation = config.federation.model_copy(update={"fleet": [GroupConfig(name=f"g{number}", share=share) for number, share in enumerate(shares)]})
+    return config.model_copy(update={"federation": federation}).group_sizes
 
 
 @pytest.mark.parametrize(

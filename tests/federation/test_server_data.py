@@ -39,7 +39,7 @@ def test_a_ring_survives_a_checkpoint():
     buffer, again = FeatureBuffer(3), FeatureBuffer(3)
     buffer.add(9, [batch(1), batch(4, depth=2)])
     buffer.add(10, [batch(2)])
-    again.restore(buffer.state())
+    again.restore(buffer.state(), torch.device("cpu"))
     assert again.ages(10) == buffer.ages(10)
     for ours, theirs in zip(again.batches(), buffer.batches(), strict=True):
         assert torch.equal(ours.features.values, theirs.features.values)
