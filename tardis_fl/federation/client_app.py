@@ -208,7 +208,7 @@ class _Request:
         """Packs new weights of the trained keys, after the faults of this client and round have had their way."""
         faults, flat = self.workspace.faults, {key: flat[key] for key in self.trained_keys}
         if faults.entries:
-            flat = faults.damage(flat, start(), self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
+            flat = faults.damage(flat, start, self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
         return RecordDict({messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()})
 
     def features(self, depth: int) -> FeatureBatch:

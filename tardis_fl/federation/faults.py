@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from tardis_fl.config.schema import Config
 from tardis_fl.federation.weights import Flat
 from tardis_fl.randomness import Purpose, numpy_generator, torch_generator
 
+DAMAGE = {"explode", "garbage", "nan", "wrong_shape", "missing_segment"}
 DEFAULT_FACTORS = {"straggler": 10.0, "explode": 1e6, "garbage": 10.0}
 
 
@@ -50,12 +51,12 @@ class Faults:
             found[fault.kind] = fault.factor or DEFAULT_FACTORS.get(fault.kind, 1.0)
         return found
 
-    def damage(self, update: Flat, reference: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, round_number: int, client: int) -> Flat:
+    def damage(self, update: Flat, start: Callable[[], Flat], parameters: Mapping[str, Tensor], *, round_number: int, client: int) -> Flat:
         """Does to an update what was drawn for this client and round.
 
         Args:
             update: New weights, flat.
-            reference: The weights that the client began with.
+            start: Returns the weights that the client began with.
             parameters: Masks of parameters, by key (`HeldWeights.parameters`).
             round_number: The round.
             client: The client.
@@ -66,7 +67,9 @@ class Faults:
         kinds = self.strike(round_number, client)
         if "crash" in kinds:
             raise InjectedCrashError("the client crashed (federation.faults)")
-        damaged = dict(update)
+        if not kinds.keys() & DAMAGE:
+            return update
+        damaged, reference = dict(update), start()
         changed = [key for key in update if key in parameters]
         if "explode" in kinds:
             damaged |= {key: reference[key] + kinds["explode"] * (update[key] - reference[key]) * parameters[key] for key in changed}
