@@ -172,8 +172,6 @@ def _faults(config: Config) -> Iterator[Problem]:
             yield Problem(f"{path}.clients", str(unknown[0]), f"there is no such client; wanted 0 to {federation.num_clients - 1}", ("federation.num_clients",))
         if fault.rounds is not None and fault.rounds[0] > fault.rounds[1]:
             yield Problem(f"{path}.rounds", str(fault.rounds), "wanted the first round, then the last")
-        if fault.rounds is not None and fault.rounds[0] > federation.rounds:
-            yield Problem(f"{path}.rounds", str(fault.rounds), f"there are {federation.rounds} rounds", ("federation.rounds",))
         if fault.factor is not None and fault.kind not in ("straggler", "explode", "garbage"):
             yield Problem(f"{path}.factor", f"{fault.factor:g}", f"a {fault.kind} has none; remove it")
         if fault.kind == "straggler" and not has_device:
@@ -249,5 +247,8 @@ def _ignored_by_clients(config: Config) -> Iterator[str]:
             yield f"federation.{name}.decay had no effect with the schedule {settings.schedule}"
     if changed(federation, "late_discount") and federation.late_updates != "discount":
         yield "federation.late_discount had no effect, since late_updates is discard"
+    for number, fault in enumerate(federation.faults):
+        if fault.rounds is not None and fault.rounds[0] > federation.rounds:
+            yield f"federation.faults.{number} ({fault.kind}) never struck: it begins in round {fault.rounds[0]}, and there were {federation.rounds}"
     if model.norm == "batch_local":
         yield "model.norm batch_local: rounds are evaluated with each client's own norm layers; calibrated, deployed and tested is their average"
