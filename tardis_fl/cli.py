@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tardis_fl.errors import ConfigError, RunError, TardisError
+from tardis_fl.errors import RunError, TardisError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 WIDE_TABLE = 180  # columns, for output that goes to a file
@@ -46,22 +45,6 @@ def _stoppable(folder: Path, goes_on: str) -> Iterator[None]:
         kept = f"; what was complete is in {folder}, and {goes_on} goes on with it" if folder.exists() else ""
         print(f"\nstopped{kept}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _imported(name: str) -> Callable[[], Any]:
-    """Imports a user's function, from the current folder too.
-
-    Raises:
-        ConfigError: There is no such module or function.
-    """
-    module_name, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--factory: got {name!r}; wanted MODULE:FUNCTION ({error})") from None
-    finally:
-        sys.path.pop(0)
 
 
 @app.command()
@@ -132,6 +115,41 @@ def baselines(
             add_reference_rows(config, folder, Screen(), num_clients=clients)
 
 
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, such as runs/quickstart.", show_default=False)]
+DeploymentOverrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the deployment, such as deployment.policy=margin; repeatable.")
+]
+
+
+@app.command()
+def deploy(
+    run: RunPath,
+    overrides: DeploymentOverrides = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the folder under RUN/deployments.", show_default="the next number")] = None,
+) -> None:
+    """Deploy a finished run again, with another policy, target, codec, hardware, load or faults; without training."""
+    with _errors_for_people():
+        from tardis_fl.redeploy import redeploy
+        from tardis_fl.screen import Screen
+
+        redeploy(run, overrides or [], Screen(), name=name)
+
+
+@app.command()
+def frontier(
+    run: RunPath,
+    overrides: DeploymentOverrides = None,
+    axis: Annotated[str, typer.Option("--axis", help="The cost to show: offload_rate, bytes, macs, latency_ms or energy_mj.")] = "offload_rate",
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the folder under RUN/frontiers.", show_default="the next number")] = None,
+) -> None:
+    """Find the exact frontier of accuracy against every cost of a finished run, over the thresholds of all exits."""
+    with _errors_for_people():
+        from tardis_fl.frontier_command import write_frontier
+        from tardis_fl.screen import Screen
+
+        write_frontier(run, overrides or [], Screen(), axis=axis, name=name)
+
+
 @app.command()
 def validate(config_path: ConfigPath, overrides: Overrides = None) -> None:
     """Check a configuration and report everything that is wrong with it."""
@@ -171,8 +189,9 @@ def export_onnx(
         from tardis_fl.deployment.artefacts import read_manifest
         from tardis_fl.deployment.onnx_export import compare_onnx
         from tardis_fl.deployment.onnx_export import export_onnx as export
+        from tardis_fl.users_functions import imported
 
-        build = _imported(factory) if factory else None
+        build = imported(factory, "--factory") if factory else None
         for path in export(folder, build):
             print(path)
         images = torch.randn(samples, *read_manifest(folder)["input_shape"], generator=torch.Generator().manual_seed(0))

@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     PROXY = 15
     STATISTICS = 16
     SPLIT_VIEW = 17
+    MIXING = 24
+    LOAD = 25
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

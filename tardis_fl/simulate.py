@@ -6,7 +6,6 @@ thresholds, replay, report.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,17 +35,13 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     import numpy as np
     import torch
 
-    from tardis_fl.codecs import transfer
     from tardis_fl.config.consistency import warnings_about
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
-    from tardis_fl.deployment.artefacts import save_bundle
-    from tardis_fl.deployment.baselines import baselines
-    from tardis_fl.deployment.calibration import fit_temperatures
-    from tardis_fl.deployment.escalation import Rule, deploy, replay
-    from tardis_fl.deployment.thresholds import choose_thresholds
+    from tardis_fl.deployment.artefacts import save_rule
+    from tardis_fl.deployment.deploying import TestImages, deploy_and_measure
+    from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.early_exit.counting import oversized, segment_costs
-    from tardis_fl.early_exit.evaluation import TestTable, exit_logits
     from tardis_fl.estimate import plan
     from tardis_fl.federation.client_app import app as client_app
     from tardis_fl.federation.dry_run import check_codecs
@@ -56,7 +51,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.federation.workspace import new_network
     from tardis_fl.finished import complete_report
     from tardis_fl.precision import resolve_device, resolve_precision, use_threads
-    from tardis_fl.report.assembly import assemble, boundary_bytes
+    from tardis_fl.report.assembly import assemble, model_description
     from tardis_fl.report.render import render_html, render_markdown
     from tardis_fl.run_folder import RunFolder
 
@@ -100,45 +95,16 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     trained = received.pop()
 
     screen.doing("calibrating and deploying")
-    plain, ensemble = (trained.fit, trained.calibrate), config.deployment.ensemble == "geometric"
-    if ensemble:
-        trained = replace(trained, fit=trained.fit.ensembled(), calibrate=trained.calibrate.ensembled())
-    temperatures = fit_temperatures(trained.fit)
-    choice = choose_thresholds(trained.calibrate, temperatures, config.deployment)
-    rule = Rule(config.deployment.policy, tuple(temperatures), choice.thresholds, config.deployment.feature_codec, ensemble)
+    network = trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
+    evidence = Evidence.gather(list(network), dataset, config.deployment.feature_codec, fit=trained.fit, calibrate=trained.calibrate)
+    images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
+    deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images)
 
-    def test_images(rows: slice) -> torch.Tensor:
-        return dataset.normalisation(torch.from_numpy(dataset.test.images[rows]))
-
-    trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
-
-    count, labels = len(dataset.test), np.asarray(dataset.test.labels)
-    sample_ids, no_client = len(dataset.train) + np.arange(count), np.full(count, -1)
-    logits = exit_logits(list(trained.network), test_images, count, transfer=transfer(rule.codec))
-    plain_test = TestTable(logits, labels, sample_ids, no_client)
-    raw_image = TestTable(exit_logits(list(trained.network), test_images, count), labels, sample_ids, no_client)
-    test = plain_test.ensembled() if ensemble else plain_test
-    raw_image = raw_image.ensembled() if ensemble else raw_image
-
-    networks = deploy(trained.network, rule)
-    outcome = replay(networks, test_images, labels, codec=rule.codec, batch_size=config.deployment.batch_size, ensemble=ensemble)
-    rows = baselines(
-        test, outcome, boundary_bytes=boundary_bytes(costs, config.deployment, dataset.num_classes), image_bytes=dataset.train.image_bytes,
-        raw_image_accuracy=raw_image.accuracies()[-1],
-    )  # fmt: skip
-
-    report = assemble(
-        config, dataset, trained, costs, temperatures=temperatures, choice=choice, test=test, outcome=outcome,
-        baselines=rows, label_counts=counts, warnings=warnings,
-    )  # fmt: skip
-    run.write_exit_table([*plain, plain_test])
-    save_bundle(
-        folder / "model", trained.network, rule.thresholds, policy=rule.policy, temperatures=rule.temperatures, codec=rule.codec, ensemble=rule.ensemble,
-        description={
-            "tiers": tiers, "classes": list(dataset.class_names), "calibration": asdict(report.calibration),
-            "normalisation": {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)},
-        },
-    )  # fmt: skip
+    report = assemble(config, dataset, trained, costs, deployed, num_fit=len(trained.fit), label_counts=counts, warnings=warnings)
+    run.write_exit_table(evidence.tables)
+    evidence.save_crossings(folder)
+    normalisation = {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)}
+    save_rule(folder / "model", network, deployed.rule, description={**model_description(config, report), "normalisation": normalisation})
     run.write_reports(report.to_json(), render_markdown(report), render_html(report))
     screen.results(report, folder)
     return report

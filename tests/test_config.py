@@ -55,7 +55,7 @@ deployment: {max_accuracy_drop: 0.01, thresholds: [0.5]}
         "  data.on_missin: got an unknown key with the text 'synthetic'; did you mean data.on_missing?",
         "  federation.rounds: got 2.5; wanted a whole number",
         "  federation.num_clients: got true; wanted a whole number",
-        "  deployment: got max_accuracy_drop and thresholds; wanted exactly one of max_accuracy_drop, target_offload_rate and thresholds (set the others to null)",
+        "  deployment: got max_accuracy_drop and thresholds; wanted exactly one of max_accuracy_drop, target_offload_rate, latency_budget_ms, energy_budget_mj, bytes_budget, certificate and thresholds (set the others to null)",
         "  deployment.thresholds: got 1 thresholds; wanted 2: one for each tier but the last, which always answers",
     ]
 
@@ -81,7 +81,7 @@ def test_duplicate_keys_are_named_with_their_lines():
         ("data.image_size=8", "data.image_size: got 8; the backbone 'small_resnet' wants images of at least 16 pixels"),
         ("name=2024-13-45", "--set name: got '2024-13-45'; wanted a YAML value"),
         ("name=a b", "name: got the text 'a b'; wanted letters, digits"),
-        ("deployment.target_offload_rate=0.2", "deployment: got max_accuracy_drop and target_offload_rate; wanted exactly one"),
+        ("deployment.max_accuracy_drop=null", "deployment: got no target; wanted exactly one"),
     ],
 )
 def test_impossible_combinations_are_refused(override, expected):

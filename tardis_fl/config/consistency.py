@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tardis_fl.config.deployment_checks import deployment_problems, deployment_warnings
 from tardis_fl.config.federation_checks import federation_problems, federation_warnings
 from tardis_fl.config.problem import Problem, changed
+from tardis_fl.config.profile_names import profile_problems
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
 
@@ -24,7 +26,8 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
     yield from _backbone(config, num_tiers)
     yield from _data(config)
     yield from federation_problems(config)
-    yield from _deployment(config, num_tiers)
+    yield from deployment_problems(config)
+    yield from profile_problems(config)
 
 
 def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
@@ -85,21 +88,6 @@ def warnings_about(config: Config) -> Iterator[str]:
         if not has_effect and changed(model, key):
             yield f"model.{key} had no effect with the backbone {backbone.name!r}"
     yield from federation_warnings(config)
+    yield from deployment_warnings(config)
     if data.dataset == "synthetic" and data.on_missing == "synthetic":
         yield "data.on_missing had no effect, since the dataset is synthetic by choice"
-
-
-def _deployment(config: Config, num_tiers: int) -> Iterator[Problem]:
-    deployment = config.deployment
-    targets = [key for key in ("max_accuracy_drop", "target_offload_rate", "thresholds") if getattr(deployment, key) is not None]
-    if len(targets) != 1:
-        yield Problem(
-            "deployment", " and ".join(targets) if targets else "no target",
-            "wanted exactly one of max_accuracy_drop, target_offload_rate and thresholds (set the others to null)",
-            tuple(f"deployment.{key}" for key in ("max_accuracy_drop", "target_offload_rate", "thresholds")),
-        )  # fmt: skip
-    if deployment.thresholds is not None and len(deployment.thresholds) != num_tiers - 1:
-        yield Problem(
-            "deployment.thresholds", f"{len(deployment.thresholds)} thresholds",
-            f"wanted {num_tiers - 1}: one for each tier but the last, which always answers", ("tiers",),
-        )  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tardis_fl.config.section import Codec, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt, Section
-from tardis_fl.profiles import DeviceName, LinkName
 
 
 class OptimizerConfig(Section):
@@ -47,9 +46,9 @@ class GroupConfig(Section):
     """Share of the clients in this group; the shares of all groups add up to 1. Who is in it is drawn independently of the data."""
     depth: PositiveInt = 1
     """Segments, from the first, that these clients hold and train."""
-    device: DeviceName | None = None
+    device: str | None = None
     """What they compute with, for the virtual clock; null: computing takes no time."""
-    link: LinkName | None = None
+    link: str | None = None
     """How they reach the server, for the virtual clock; null: sending takes no time."""
     availability: PositiveFraction = 1.0
     """Probability that one of these clients can be reached in a round; only those who can be are chosen. After the last round the server waits until all have been."""

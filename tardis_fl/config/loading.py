@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tardis_fl.config.consistency import Problem, inconsistencies
+from tardis_fl.config.deployment import TARGETS
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError
 
@@ -48,6 +49,7 @@ def parse_config(text: str, *, source: str = "configuration", overrides: Sequenc
     raw, problems = _read_yaml(text, source)
     for override in overrides:
         problems += _apply_override(raw, override)
+    _replace_target(raw, overrides)
     config, found = _validate(raw)
     problems += found
     if problems:
@@ -123,6 +125,18 @@ def _apply_override(raw: dict[str, Any], override: str) -> list[Problem]:
     return []
 
 
+def _replace_target(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Drops the file's target of the deployment where an override sets another, since there is always exactly one."""
+    deployment = raw.get("deployment")
+    named = {
+        override.partition("=")[0].strip().removeprefix("deployment.").split(".")[0] for override in overrides if override.strip().startswith("deployment.")
+    }
+    if not isinstance(deployment, dict) or not any(deployment.get(key) is not None for key in named.intersection(TARGETS)):
+        return
+    for key in set(TARGETS) - named:
+        deployment.pop(key, None)
+
+
 def _implied(path: list[str]) -> dict[str, Any] | list[dict[str, Any]]:
     """Returns what stands at a path that the file leaves out: the default where it is a list, else an empty group."""
     section: type[BaseModel] | None = Config
@@ -189,6 +203,8 @@ def _problem(detail: dict[str, Any] | Any) -> Problem:
         return Problem(path, _describe(got), wanted)
     if kind == "literal_error":
         return Problem(path, _describe(got), f"wanted {context['expected']}{_did_you_mean(got, context['expected'])}")
+    if kind == "value_error":
+        return Problem(path, _describe(got), f"wanted {str(context['error']).partition('wanted ')[2]}")
     message = detail["msg"].replace("Input should be ", "").replace("Value should ", "")
     if kind == "string_pattern_mismatch":
         message = "letters, digits, '.', '_' and '-', with a letter or digit first"

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.config.federation import FederationConfig, GroupConfig
-from tardis_fl.config.section import Codec, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 EARLY_HEAVY = 0.3  # the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and 0.3
 
@@ -109,25 +110,6 @@ class TierConfig(Section):
     """What the tier is called in reports."""
 
 
-class DeploymentConfig(Section):
-    """When a sample leaves its tier, and what travels then."""
-
-    policy: Literal["max_softmax", "margin", "entropy"] = "max_softmax"
-    """Score in [0, 1] of an exit; the sample stays when score >= threshold."""
-    ensemble: Literal["none", "geometric"] = "none"
-    """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose class probabilities then cross with the features."""
-    max_accuracy_drop: Fraction | None = None
-    """Choose the threshold with the least offload whose accuracy on calibration data is at most this far below never exiting early; 0.01 is one point."""
-    target_offload_rate: Fraction | None = None
-    """Choose the most accurate threshold on calibration data that sends at most this share of samples off the device."""
-    thresholds: list[NonNegativeFloat] | None = None
-    """Fixed thresholds, one for each tier but the last; 0 always exits, above 1 never."""
-    feature_codec: Codec = "uint8"
-    """How features travel between tiers."""
-    batch_size: PositiveInt = 250
-    """Samples a tier decides on at a time in the replay."""
-
-
 class RuntimeConfig(Section):
     """How to use this machine."""
 
@@ -160,6 +142,8 @@ class Config(Section):
     """Who trains what, and how often."""
     deployment: DeploymentConfig = DeploymentConfig()
     """When a sample leaves its tier."""
+    profiles: str | None = None
+    """YAML file with profiles of your own (keys devices, links, radios), beside the shipped ones."""
     runtime: RuntimeConfig = RuntimeConfig()
     """How to use this machine."""
 

@@ -10,21 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import tardis_fl
 from tardis_fl.atomic import write_bytes, write_json
-from tardis_fl.codecs import BYTES_PER_VALUE, transfer
-from tardis_fl.deployment.escalation import Rule, deploy
-from tardis_fl.deployment.policies import POLICIES
+from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.deployment.escalation import Deployment, Rule, deploy
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.confidence import checked_threshold
 from tardis_fl.early_exit.conversion import convert
 from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
-from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate, test_networks
+from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, test_networks
 from tardis_fl.errors import DataError
 
 FORMAT = "tardis_fl.model"
@@ -51,19 +53,28 @@ class Bundle:
         """Returns the deployed segments, from the first tier on; codec and ensembling are up to the caller."""
         return deploy(self.network, self.rule)
 
-    def escalate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Passes a batch through the deployed segments by the whole rule, codec and ensembling included; see `segmented.escalate`."""
-        return escalate(self.networks(), x, transfer=transfer(self.rule.codec), ensemble=self.rule.ensemble)
+    def escalate(self, x: Tensor, sample_ids: npt.NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
+        """Passes a batch through the deployed segments by the whole rule, codec, ensembling and mixing included; see `Deployment.escalate`."""
+        return Deployment(self.network, self.rule).escalate(x, sample_ids)
 
     def test(self, dataset: Any, *, batch_size: int = 250) -> tuple[float, dict[int, dict[str, int]]]:
-        """Sends labelled samples through the deployed segments by the whole rule; see `segmented.test_networks`."""
-        through = transfer(self.rule.codec)
-        return test_networks(self.networks(), dataset, batch_size=batch_size, transfer=through, ensemble=self.rule.ensemble)
+        """Sends labelled samples through the deployed segments by the whole rule; see `segmented.test_networks`.
+
+        Raises:
+            ValueError: The rule mixes thresholds by the samples' numbers, which a data set doesn't have; use `escalate`.
+        """
+        if self.rule.mixed is not None:
+            raise ValueError("this deployment mixes two choices of thresholds by the samples' numbers; use escalate(x, sample_ids)")
+        patience = self.rule.scoring.needs_earlier_exits
+        return test_networks(
+            self.networks(), dataset, batch_size=batch_size, transfer=transfer(self.rule.codec), ensemble=self.rule.ensemble, patience=patience
+        )
 
 
 def save_bundle(
     path: str | Path, network: EarlyExitNetwork, thresholds: Sequence[float], *, policy: str = "max_softmax", temperatures: Sequence[float] | None = None,
-    codec: str = "float32", ensemble: bool = False, input_shape: Sequence[int] | None = None, description: Mapping[str, Any] | None = None,
+    codec: str = "float32", ensemble: bool = False, coefficients: tuple[tuple[float, ...], ...] | None = None,
+    mixed: tuple[tuple[float, ...], float, int] | None = None, input_shape: Sequence[int] | None = None, description: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Writes a network and the rule of its deployment into a folder.
 
@@ -74,7 +85,7 @@ def save_bundle(
         policy: Name of the score.
         temperatures: One an exit; None: 1 for all.
         codec: How features travel between tiers.
-        ensemble: As in `Rule`.
+        ensemble, coefficients, mixed: As in `Rule`.
         input_shape: Of one sample, for counts; None: what the network was built for, or no counts.
         description: Anything else of what JSON can hold, such as tiers, classes and the calibration record.
 
@@ -82,7 +93,7 @@ def save_bundle(
         ValueError: Thresholds, temperatures, policy or codec don't fit, the path is a file, or `description` has a key of the manifest's own.
     """
     all_temperatures = [1.0] * len(network) if temperatures is None else [float(value) for value in temperatures]
-    rule = _checked_rule(Rule(policy, tuple(all_temperatures), tuple(thresholds), codec, ensemble), len(network))
+    rule = _checked_rule(Rule(policy, tuple(all_temperatures), tuple(thresholds), codec, ensemble, coefficients, mixed), len(network))
     folder, description = Path(path), dict(description or {})
     reserved = RESERVED_KEYS & description.keys()
     if reserved:
@@ -103,10 +114,19 @@ def save_bundle(
     recipe = {"kind": network.recipe.kind, "options": dict(network.recipe.options)} if network.recipe else None
     deployment = {
         "policy": rule.policy, "temperatures": rule.temperatures, "thresholds": rule.thresholds, "feature_codec": rule.codec, "ensemble": rule.ensemble,
+        "coefficients": rule.coefficients, "mixed": dict(zip(("thresholds", "share", "seed"), rule.mixed, strict=True)) if rule.mixed else None,
     }  # fmt: skip
     header = {"format": FORMAT, "version": FORMAT_VERSION, "made_by": {"tardis_fl": tardis_fl.__version__, "torch": torch.__version__}}
     body = {"recipe": recipe, "input_shape": list(shape) if shape else None, "segments": entries, "deployment": deployment}
     write_json(folder / MANIFEST, header | body | description)
+
+
+def save_rule(path: str | Path, network: EarlyExitNetwork, rule: Rule, *, description: Mapping[str, Any] | None = None) -> None:
+    """Writes a network and a rule as `save_bundle` does."""
+    save_bundle(
+        path, network, rule.thresholds, policy=rule.policy, temperatures=rule.temperatures, codec=rule.codec, ensemble=rule.ensemble,
+        coefficients=rule.coefficients, mixed=rule.mixed, description=description,
+    )  # fmt: skip
 
 
 def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> Bundle:
@@ -128,9 +148,12 @@ def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None
     try:
         blobs = [_checked_blob(folder, entry) for entry in manifest["segments"]]
         deployment = manifest["deployment"]
+        coefficients, mixed = deployment.get("coefficients"), deployment.get("mixed")
         rule = Rule(
-            deployment["policy"], tuple(deployment["temperatures"]), tuple(deployment["thresholds"]), deployment["feature_codec"], deployment["ensemble"]
-        )
+            deployment["policy"], tuple(deployment["temperatures"]), tuple(deployment["thresholds"]), deployment["feature_codec"], deployment["ensemble"],
+            tuple(tuple(row) for row in coefficients) if coefficients else None,
+            (tuple(mixed["thresholds"]), float(mixed["share"]), int(mixed["seed"])) if mixed else None,
+        )  # fmt: skip
         _checked_rule(rule, len(blobs))
         recipe = manifest["recipe"]
         if recipe is not None and (recipe["kind"] not in ("registered", "converted") or not isinstance(recipe["options"], dict)):
@@ -259,7 +282,12 @@ def _checked_rule(rule: Rule, num_exits: int) -> Rule:
     thresholds = tuple(checked_threshold(threshold, f"thresholds[{number}]") for number, threshold in enumerate(rule.thresholds))
     if len(rule.temperatures) != num_exits or not all(math.isfinite(value) and value > 0 for value in rule.temperatures):
         raise ValueError(f"temperatures: got {list(rule.temperatures)} for {num_exits} exits; wanted one above 0 an exit")
-    for name, value, known in (("policy", rule.policy, POLICIES), ("codec", rule.codec, BYTES_PER_VALUE)):
-        if value not in known:
-            raise ValueError(f"{name}: got {value!r}; wanted one of {', '.join(known)}")
+    parse_codec(rule.codec)
+    coefficients = rule.scoring.coefficients
+    if coefficients is not None and len(coefficients) != num_exits - 1:
+        raise ValueError(f"coefficients: got {len(coefficients)} rows for {num_exits} exits; wanted one for each but the last")
+    if rule.mixed is not None:
+        second, share, _ = rule.mixed
+        if len(second) != num_exits - 1 or not 0 <= share <= 1:
+            raise ValueError(f"mixed: got {len(second)} thresholds and the share {share}; wanted {num_exits - 1}, and a share in [0, 1]")
     return replace(rule, thresholds=thresholds)

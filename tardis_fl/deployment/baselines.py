@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.deployment.escalation import Outcome
+from tardis_fl.deployment.machines import Machines
 from tardis_fl.early_exit.evaluation import TestTable
 
 
@@ -19,18 +20,25 @@ class Baseline:
         accuracy: On the test role.
         offload_rate: Share of samples that leave the device.
         bytes_per_sample: Mean bytes over all boundaries.
+        latency_ms: Mean of requests that wait for nobody; None without hardware.
+        energy_mj: Of the device, likewise; None without its power.
     """
 
     accuracy: float
     offload_rate: float
     bytes_per_sample: float
+    latency_ms: float | None = None
+    energy_mj: float | None = None
 
 
-def baselines(table: TestTable, outcome: Outcome, *, boundary_bytes: list[int], image_bytes: int, raw_image_accuracy: float) -> dict[str, Baseline]:
+def baselines(
+    table: TestTable, outcome: Outcome, *, crossing_bytes: npt.NDArray[np.int64], image_bytes: int, png_bytes: float, raw_image_accuracy: float,
+    machines: Machines | None = None,
+) -> dict[str, Baseline]:  # fmt: skip
     """Computes the rows that stand beside the operating point.
 
     - device_only, edge_only: every sample is answered by the first exit, or by the last but one.
-    - cloud_only_raw_image: every picture is sent as it is, and the whole network runs in the cloud.
+    - cloud_only_raw_image, cloud_only_png: every picture is sent as it is, or as PNG, and the whole network runs in the cloud.
     - random_escalation: as many samples at each exit as at the operating point, but drawn blindly;
       this is the expectation over all draws, sum over exits of fraction x accuracy.
     - oracle: the first exit that is right; the device where none is. No policy can be more accurate.
@@ -38,25 +46,46 @@ def baselines(table: TestTable, outcome: Outcome, *, boundary_bytes: list[int], 
     Args:
         table: The exit table of the test role.
         outcome: The operating point.
-        boundary_bytes: Bytes of one sample's features over each boundary.
+        crossing_bytes: (boundaries, N) that each sample would send over each boundary.
         image_bytes: Bytes of one raw image.
+        png_bytes: Mean bytes of a picture as PNG.
         raw_image_accuracy: Of the last exit where features don't go through a codec.
+        machines: For latency and energy.
     """
-    correct = table.correct()
-    accuracies = table.accuracies()
+    correct, accuracies = table.correct(), table.accuracies()
     edge = table.num_exits - 2
     right = np.concatenate([correct, np.ones((1, len(table)), dtype=bool)]).argmax(axis=0)
     oracle_exits = np.where(right == table.num_exits, 0, right)
     fractions = np.asarray(outcome.exit_counts) / len(outcome)
+    everywhere = [np.full(len(table), exit) for exit in range(table.num_exits)]
+    bytes_of = [mean_bytes(exits, crossing_bytes) for exits in everywhere]
+
+    def answered(accuracy: float, shares: npt.NDArray[np.float64], sent: float) -> Baseline:
+        row = Baseline(float(accuracy), 1 - float(shares[0]), sent)
+        return replace(row, latency_ms=machines.mean_latency_ms(shares), energy_mj=machines.mean_energy_mj(shares)) if machines else row
+
+    def pictures(size: float) -> Baseline:
+        row = Baseline(raw_image_accuracy, 1.0, float(size))
+        return replace(row, latency_ms=machines.picture_latency_ms(size), energy_mj=machines.picture_energy_mj(size)) if machines else row
+
+    certain = np.eye(table.num_exits)
+    oracle_shares = np.bincount(oracle_exits, minlength=table.num_exits) / len(table)
     return {
-        "device_only": Baseline(accuracies[0], 0.0, 0.0),
-        "edge_only": Baseline(accuracies[edge], float(edge > 0), float(sum(boundary_bytes[:edge]))),
-        "cloud_only_raw_image": Baseline(raw_image_accuracy, 1.0, float(image_bytes)),
-        "random_escalation": Baseline(float(fractions @ accuracies), 1 - float(fractions[0]), mean_bytes(outcome.exits, boundary_bytes)),
-        "oracle": Baseline(float(correct.any(axis=0).mean()), float((oracle_exits > 0).mean()), mean_bytes(oracle_exits, boundary_bytes)),
+        "device_only": answered(accuracies[0], certain[0], 0.0),
+        "edge_only": answered(accuracies[edge], certain[edge], bytes_of[edge]),
+        "cloud_only_raw_image": pictures(image_bytes),
+        "cloud_only_png": pictures(png_bytes),
+        "random_escalation": answered(fractions @ accuracies, fractions, float(fractions @ bytes_of)),
+        "oracle": answered(correct.any(axis=0).mean(), oracle_shares, mean_bytes(oracle_exits, crossing_bytes)),
     }
 
 
-def mean_bytes(exits: npt.NDArray[np.int64], boundary_bytes: list[int]) -> float:
-    """Returns the mean bytes a sample sends over all boundaries, each counted once, at the sender."""
-    return float(np.concatenate([[0], np.cumsum(boundary_bytes)])[exits].mean())
+def mean_bytes(exits: npt.NDArray[np.int64], crossing_bytes: npt.NDArray[np.int64]) -> float:
+    """Returns the mean bytes a sample sends over all boundaries, each counted once, at the sender.
+
+    Args:
+        exits: (N,) exit that answers each sample.
+        crossing_bytes: (boundaries, N) that each sample would send.
+    """
+    crosses = exits > np.arange(len(crossing_bytes))[:, None]
+    return float((crossing_bytes * crosses).sum() / len(exits))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs import transfer
-from tardis_fl.deployment.policies import score
+from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.deployment.mixing import mixed_draw
+from tardis_fl.deployment.policies import ScoringRule
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate
 
@@ -27,6 +27,8 @@ class Rule:
         thresholds: One for each tier but the last.
         codec: How features travel between tiers.
         ensemble: Whether an exit answers by the geometric mean of itself and the shallower ones.
+        coefficients: Of a learned score; see `ScoringRule`.
+        mixed: Second thresholds, the share of samples that they decide on, and the seed of that draw (`mixing.mixed_draw`); None: none.
     """
 
     policy: str
@@ -34,6 +36,13 @@ class Rule:
     thresholds: tuple[float, ...]
     codec: str
     ensemble: bool = False
+    coefficients: tuple[tuple[float, ...], ...] | None = None
+    mixed: tuple[tuple[float, ...], float, int] | None = None
+
+    @property
+    def scoring(self) -> ScoringRule:
+        """The policy with what was fitted for it."""
+        return ScoringRule(self.policy, self.temperatures, self.coefficients)
 
 
 @dataclass(frozen=True)
@@ -70,36 +79,74 @@ class Outcome:
 
 
 def deploy(network: EarlyExitNetwork, rule: Rule) -> list[SegmentedEarlyExitNetwork]:
-    """Puts the rule on each segment, without copying it; the last one answers always."""
-    thresholds = [*rule.thresholds, None]
+    """Puts the rule's score and first thresholds on each segment, without copying it; the last one answers always."""
+    scoring = rule.scoring
+    scores = [None if scoring.needs_earlier_exits or number == len(network) - 1 else scoring.at(number) for number in range(len(network))]
     return [
-        SegmentedEarlyExitNetwork(segment.body, segment.exit, threshold, score=partial(_score, policy=rule.policy, temperature=temperature))
-        for segment, temperature, threshold in zip(network, rule.temperatures, thresholds, strict=True)
+        SegmentedEarlyExitNetwork(segment.body, segment.exit, threshold, score=score)
+        for segment, threshold, score in zip(network, [*rule.thresholds, None], scores, strict=True)
     ]
 
 
-def _score(logits: Tensor, *, policy: str, temperature: float) -> Tensor:
-    return score(policy, logits, temperature)
+class Deployment:
+    """A network deployed by a rule, codec and mixing included.
+
+    Args:
+        network: Its modules are shared, not copied.
+        rule: When each tier answers.
+    """
+
+    def __init__(self, network: EarlyExitNetwork, rule: Rule) -> None:
+        self.rule = rule
+        self._sides = [deploy(network, rule)]
+        if rule.mixed is not None:
+            self._sides.append(deploy(network, replace(rule, thresholds=rule.mixed[0])))
+
+    def escalate(self, x: Tensor, sample_ids: npt.NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
+        """Passes a batch through the tiers; see `segmented.escalate`.
+
+        Args:
+            x: (B, ...).
+            sample_ids: (B,) numbers by which mixing draws; needed where the rule mixes.
+
+        Raises:
+            ValueError: The rule mixes, and there are no such numbers.
+        """
+        if self.rule.mixed is None:
+            return self._one_side(0, x)
+        if sample_ids is None or len(sample_ids) != len(x):
+            raise ValueError("this deployment mixes two choices of thresholds by the samples' numbers; pass sample_ids, one a sample")
+        _, share, seed = self.rule.mixed
+        second = torch.from_numpy(mixed_draw(sample_ids, seed, share))
+        parts = [(rows, self._one_side(side, x[rows])) for side in (0, 1) if len(rows := (second == bool(side)).nonzero().squeeze(1))]
+        logits = parts[0][1][0].new_empty(len(x), parts[0][1][0].shape[1])
+        exits = torch.empty(len(x), dtype=torch.int64)
+        for rows, (said, answered_by) in parts:
+            logits[rows], exits[rows] = said, answered_by
+        return logits, exits
+
+    def _one_side(self, side: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return escalate(self._sides[side], x, transfer=transfer(self.rule.codec), ensemble=self.rule.ensemble, patience=self.rule.scoring.needs_earlier_exits)
 
 
 def replay(
-    networks: Sequence[SegmentedEarlyExitNetwork], inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], *,
-    codec: str, batch_size: int, ensemble: bool = False,
+    network: EarlyExitNetwork, rule: Rule, inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], *, batch_size: int,
+    sample_ids: npt.NDArray[np.int64] | None = None,
 ) -> Outcome:  # fmt: skip
     """Sends samples through the deployed segments, each decided by itself, in vectorised batches.
 
     Args:
-        networks: The tiers, from the device on.
+        network: The segments.
+        rule: When each tier answers.
         inputs: Gives the images (B, C, H, W) for a range of samples.
         labels: (N,).
-        codec: How features travel between tiers.
         batch_size: Samples at a time.
-        ensemble: As in `Rule`.
+        sample_ids: (N,) for a rule that mixes.
     """
-    exits, correct = [], []
+    deployment, exits, correct = Deployment(network, rule), [], []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))
-        logits, answered_by = escalate(networks, inputs(rows), transfer=transfer(codec), ensemble=ensemble)
+        logits, answered_by = deployment.escalate(inputs(rows), None if sample_ids is None else sample_ids[rows])
         exits.append(answered_by)
         correct.append(logits.argmax(1) == torch.from_numpy(labels[rows]))
-    return Outcome(torch.cat(exits).numpy(), torch.cat(correct).numpy(), len(networks))
+    return Outcome(torch.cat(exits).numpy(), torch.cat(correct).numpy(), len(network))

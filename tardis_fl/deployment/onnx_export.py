@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tardis_fl.atomic import write_bytes, write_json
-from tardis_fl.codecs import transfer
+from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.deployment.artefacts import MANIFEST, Bundle, load_bundle, sha256
-from tardis_fl.deployment.policies import score
 from tardis_fl.early_exit.ensemble import ensemble_logits
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.errors import RunError
@@ -190,7 +189,7 @@ def _scores(bundle: Bundle, logits: Tensor) -> npt.NDArray[np.float64]:
     rule = bundle.rule
     if rule.ensemble:
         logits = ensemble_logits(logits)
-    return torch.stack([score(rule.policy, rows, t) for rows, t in zip(logits[:-1], rule.temperatures, strict=False)]).numpy()
+    return rule.scoring.scores(logits)
 
 
 def _exits(bundle: Bundle, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -1,44 +1,113 @@
-"""Scores: how safe it is to answer at an exit. In [0, 1], higher = safer, one a sample."""
+"""Policies: what makes it safe to answer at an exit, as a score in [0, 1], higher = safer, one a sample."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import re
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.early_exit.evaluation import ExitTable
+from tardis_fl.deployment.gain import fit_gain, gain_score
+from tardis_fl.deployment.plain_scores import POLICIES, score
+from tardis_fl.early_exit.confidence import Score, checked_scores
+from tardis_fl.early_exit.evaluation import ExitTable, FitTable
+from tardis_fl.early_exit.patience import patience_scores
+from tardis_fl.users_functions import imported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PATIENCE, GAIN = "patience", "gain"
+POLICY_NAMES = (*POLICIES, PATIENCE, GAIN)
+USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+PATIENCE_BYTES = 3  # a class as uint16 and a run length as uint8
+BYTES_PER_PROBABILITY = 4
 
 
-def max_softmax(probabilities: Tensor) -> Tensor:
-    """Returns the largest class probability."""
-    return probabilities.amax(-1)
+@dataclass(frozen=True)
+class ScoringRule:
+    """A policy with all that was fitted for it: the same function in calibration, replay, deployment and report.
 
-
-def margin(probabilities: Tensor) -> Tensor:
-    """Returns the largest class probability less the second."""
-    top = probabilities.topk(2, dim=-1).values
-    return top[..., 0] - top[..., 1]
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Returns 1 - H(p) / log C (BranchyNet's entropy, turned so that up is safer)."""
-    return (1 - torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])).clamp(0, 1)
-
-
-POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"max_softmax": max_softmax, "margin": margin, "entropy": entropy}
-
-
-def score(policy: str, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Scores logits (..., classes); returns (...) float64 in [0, 1].
-
-    This one function serves calibration, replay and deployment. It computes in float64 so that a
-    score doesn't depend on how many samples are scored at a time.
+    Attributes:
+        policy: A name of `POLICY_NAMES`, or MODULE:FUNCTION of a user.
+        temperatures: One an exit.
+        coefficients: Of `gain`, a row for each early exit; None for others.
     """
-    return POLICIES[policy](torch.softmax(logits.double() / temperature, -1))
+
+    policy: str
+    temperatures: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICY_NAMES and not USERS_FUNCTION.match(self.policy):
+            raise ValueError(f"policy: got {self.policy!r}; wanted one of {', '.join(POLICY_NAMES)}, or MODULE:FUNCTION")
+        if (self.policy == GAIN) != (self.coefficients is not None):
+            raise ValueError(f"coefficients: the policy {self.policy!r} {'wants them' if self.policy == GAIN else 'takes none'}")
+
+    @property
+    def needs_earlier_exits(self) -> bool:
+        """Whether the score depends on what earlier exits said."""
+        return self.policy == PATIENCE
+
+    def at(self, exit: int) -> Score:
+        """Returns the score of one early exit: logits (B, classes) to (B,) float64. Not for patience, which needs all exits."""
+        temperature = self.temperatures[exit]
+        if self.policy in POLICIES:
+            return partial(score, self.policy, temperature=temperature)
+        if self.policy == GAIN:
+            assert self.coefficients is not None
+            return partial(gain_score, temperature=temperature, coefficients=self.coefficients[exit])
+        return partial(_users_score, users_function(self.policy), temperature)
+
+    def scores(self, logits: Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Scores the early exits of logits (exits, N, classes): (exits - 1, N)."""
+        rows = torch.as_tensor(logits)
+        if self.needs_earlier_exits:
+            return patience_scores(rows)[:-1].numpy()
+        return torch.stack([self.at(exit)(row) for exit, row in enumerate(rows[:-1])]).numpy()
+
+    def table_scores(self, table: ExitTable) -> npt.NDArray[np.float64]:
+        """Scores the early exits of a table: (exits - 1, N)."""
+        return self.scores(table.logits)
 
 
-def table_scores(policy: str, table: ExitTable, temperatures: list[float]) -> Tensor:
-    """Scores every exit of a table with its temperature: (exits, N) float64."""
+def fit_scoring(policy: str, table: FitTable, temperatures: Sequence[float]) -> ScoringRule:
+    """Fits what a policy has to learn, on the fit role.
+
+    Raises:
+        TypeError: The table is of another role.
+        ConfigError: A user's function isn't there.
+    """
+    fitted = tuple(temperatures)
+    if policy not in POLICY_NAMES:
+        users_function(policy)
+    return ScoringRule(policy, fitted, fit_gain(table, fitted) if policy == GAIN else None)
+
+
+def extra_bytes(policy: str, ensemble: bool, num_classes: int) -> int:
+    """Returns what crosses a boundary beside the features, for one sample: what earlier exits said, where the decision behind it needs that."""
+    return (BYTES_PER_PROBABILITY * num_classes if ensemble else 0) + (PATIENCE_BYTES if policy == PATIENCE else 0)
+
+
+def table_scores(policy: str, table: ExitTable, temperatures: Sequence[float]) -> Tensor:
+    """Scores every exit of a table, the last one too, by a policy of `POLICIES`: (exits, N) float64."""
     return torch.stack([score(policy, torch.from_numpy(logits), t) for logits, t in zip(table.logits, temperatures, strict=True)])
+
+
+@lru_cache(maxsize=8)
+def users_function(name: str) -> Callable[[Tensor], Any]:
+    """Imports a user's policy.
+
+    Raises:
+        ConfigError: There is no such function.
+    """
+    return imported(name, "deployment.policy")
+
+
+def _users_score(function: Callable[[Tensor], Any], temperature: float, logits: Tensor) -> Tensor:
+    return checked_scores(lambda rows: function(torch.softmax(rows.double() / temperature, -1)), logits).double().clamp(0, 1)

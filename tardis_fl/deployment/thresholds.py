@@ -1,50 +1,29 @@
-"""One threshold for all tiers, chosen on the calibrate role by an exact sweep."""
+"""Thresholds for a target, chosen on the calibrate role by exact sweeps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.config.schema import DeploymentConfig
-from tardis_fl.deployment.policies import table_scores
+from tardis_fl.deployment.frontier import Frontier, frontier, shared_frontier
+from tardis_fl.deployment.mixing import Mix, mix_for_budget
+from tardis_fl.deployment.sweep import NEVER_ESCALATE, Sweep, checked_budget, checked_costs, checked_scores, decide, mean_cost, sweep
+from tardis_fl.deployment.targets import BUDGETS, Target
 from tardis_fl.early_exit.confidence import NEVER_EXIT
-from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable
+from tardis_fl.early_exit.evaluation import CalibrationTable
 
-NEVER_ESCALATE = 0.0  # every score is at least 0
+__all__ = ["NEVER_ESCALATE", "NEVER_EXIT", "Choice", "Sweep", "Target", "choose_from_sweep", "choose_thresholds", "decide", "sweep"]
 
-
-@dataclass(frozen=True)
-class Sweep:
-    """What every distinct shared threshold gives on one table; M rows in ascending order of threshold.
-
-    Attributes:
-        thresholds: (M,) from NEVER_ESCALATE to NEVER_EXIT.
-        num_correct: (M,) right answers.
-        exit_counts: (exits, M) samples that each exit answers.
-        num_samples: Samples in the table.
-    """
-
-    thresholds: npt.NDArray[np.float64]
-    num_correct: npt.NDArray[np.int64]
-    exit_counts: npt.NDArray[np.int64]
-    num_samples: int
-
-    @property
-    def accuracy(self) -> npt.NDArray[np.float64]:
-        """Share of right answers (M,)."""
-        return self.num_correct / self.num_samples
-
-    @property
-    def offload_rate(self) -> npt.NDArray[np.float64]:
-        """Share of samples that leave the device (M,)."""
-        return 1 - self.exit_counts[0] / self.num_samples
+Costs = Mapping[str, Sequence[float]]
+"""Axis name -> for each exit, the whole cost of a sample that it answers, over all tiers up to there."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen thresholds and what they promise on the calibrate role.
+    """The chosen thresholds and what they promise on the calibrate role (of a mix, in expectation over draws).
 
     Attributes:
         thresholds: One for each tier but the last.
@@ -53,6 +32,8 @@ class Choice:
         full_accuracy: Of never exiting early, on the calibrate role.
         num_samples: Of the calibrate role.
         target: What was asked for, in words.
+        costs: Mean cost of a sample on the calibrate role, by axis.
+        mixed: The second thresholds, and the share of samples that they decide on (`mixing.mixed_draw`); None: none.
     """
 
     thresholds: tuple[float, ...]
@@ -61,87 +42,100 @@ class Choice:
     full_accuracy: float
     num_samples: int
     target: str
+    costs: dict[str, float] = field(default_factory=dict)
+    mixed: tuple[tuple[float, ...], float] | None = None
 
 
-def sweep(table: ExitTable, policy: str, temperatures: list[float], *, points: int | None = None) -> Sweep:
-    """Evaluates shared thresholds on a table without running the network.
+def choose_thresholds(table: CalibrationTable, scores: npt.NDArray[np.float64], target: Target, costs: Costs | None = None) -> Choice:
+    """Chooses thresholds for a target, or takes the fixed ones.
 
-    With s_k the score of exit k and m_k the largest of s_0..s_k, a sample is answered by exit k just
-    where m_{k-1} < threshold <= m_k. Counting right answers above a threshold in every m_k by a sorted
-    cumulative sum gives all thresholds at once, in O(N log N).
+    - max_accuracy_drop: of the thresholds that lose at most so much against never exiting early, those
+      with the least cost (`minimise`; offload if nothing else is said), then the most accurate.
+    - a budget: of the thresholds that cost at most so much, the most accurate, then those with the least cost.
+    Never exiting early and never escalating are among the candidates of both.
 
     Args:
-        table: Any role; only the calibrate role's may be used to choose.
-        policy: Name of the score.
-        temperatures: One an exit.
-        points: Evaluate only about so many thresholds, evenly spaced over the distinct ones, for a plot; None: all.
-    """
-    reached = np.maximum.accumulate(table_scores(policy, table, temperatures).numpy()[:-1], axis=0)  # (exits - 1, N): m_k
-    candidates = np.unique(reached)
-    if points is not None and len(candidates) > points:
-        candidates = candidates[np.linspace(0, len(candidates) - 1, points).round().astype(int)]
-    thresholds = np.unique(np.concatenate([[NEVER_ESCALATE], candidates, [NEVER_EXIT]]))
-    correct = table.correct()
-    num_correct = np.zeros(len(thresholds), dtype=np.int64)
-    exit_counts = np.zeros((table.num_exits, len(thresholds)), dtype=np.int64)
-    answered_before = np.zeros(len(thresholds), dtype=np.int64)
-    for exit in range(table.num_exits):
-        # right answers of this exit among the samples that it would answer or an earlier exit does ...
-        num_correct += _count_at_least(reached[exit], thresholds, correct[exit]) if exit < table.num_exits - 1 else int(correct[exit].sum())
-        # ... less those that an earlier exit answers
-        if exit > 0:
-            num_correct -= _count_at_least(reached[exit - 1], thresholds, correct[exit])
-        answered = _count_at_least(reached[exit], thresholds) if exit < table.num_exits - 1 else np.full(len(thresholds), len(table))
-        exit_counts[exit] = answered - answered_before
-        answered_before = answered
-    return Sweep(thresholds, num_correct, exit_counts, len(table))
-
-
-def _count_at_least(values: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
-    """Counts, for each threshold, the (marked) values that are at least as large."""
-    chosen = np.sort(values if marked is None else values[marked])
-    return len(chosen) - np.searchsorted(chosen, thresholds, side="left")
-
-
-def choose_thresholds(table: CalibrationTable, temperatures: list[float], deployment: DeploymentConfig) -> Choice:
-    """Chooses the shared threshold for the configured target, or takes the fixed ones.
-
-    - max_accuracy_drop: of the thresholds that lose at most so much against never exiting early, the one
-      with the least offload, then the most accurate.
-    - target_offload_rate: of the thresholds that offload at most so much, the most accurate, then the one
-      with the least offload.
-    Never exiting early and never escalating are among the candidates of both.
+        table: The calibrate role.
+        scores: Of its early exits (exits - 1, N).
+        target: What for.
+        costs: Costs by axis; offload_rate is known without.
 
     Raises:
         TypeError: The table isn't of the calibrate role.
+        ValueError: Scores or costs don't fit the table, the target's axis is missing, or per_exit is wanted for more than three exits.
+        RunError: Even never escalating exceeds the budget.
     """
     if not isinstance(table, CalibrationTable):
         raise TypeError(f"thresholds are chosen on the calibrate role only, got a table of the role {table.role!r}")
-    full = table.accuracies()[-1]
-    if deployment.thresholds is not None:
-        fixed = tuple(min(threshold, NEVER_EXIT) for threshold in deployment.thresholds)
-        exits = decide(table, deployment.policy, temperatures, fixed)
-        right = table.correct()[exits, np.arange(len(table))]
-        return Choice(
-            fixed, float(right.mean()), float((exits > 0).mean()), full, len(table), f"keep the fixed thresholds {', '.join(f'{t:g}' for t in fixed)}"
+    scores = checked_scores(scores, table)
+    if len(table) == 0:
+        raise ValueError("the calibrate role has no samples to choose thresholds on")
+    if target.thresholds is not None:
+        fixed = tuple(min(threshold, NEVER_EXIT) for threshold in target.thresholds)
+        exits, correct = decide(scores, fixed), table.correct()
+        counts = np.bincount(exits, minlength=table.num_exits)
+        right = int(correct[exits, np.arange(len(table))].sum())
+        choice = _choice(fixed, right, counts, int(correct[-1].sum()), len(table), target, _all_costs(costs, table.num_exits, target))
+        return replace(choice, offload_rate=float((exits > 0).mean()))  # to the last digit as before there were costs
+    if target.mode == "shared" or table.num_exits == 2:
+        return choose_from_sweep(sweep(table, scores), target, costs)
+    if table.num_exits > 3:
+        raise ValueError(
+            f"{target.kind}, per_exit: the exact frontier is known for two and three exits, and here are {table.num_exits}; wanted the mode shared"
         )
-    found = sweep(table, deployment.policy, temperatures)
-    if deployment.max_accuracy_drop is not None:
-        allowed = found.accuracy >= full - deployment.max_accuracy_drop - 1e-12
-        order = np.lexsort((-found.num_correct, -found.exit_counts[0]))
-        target = f"lose at most {100 * deployment.max_accuracy_drop:g} points of accuracy against never exiting early, and offload as little as that allows"
+    return _choose(frontier(table, scores), int(table.correct()[-1].sum()), target, _all_costs(costs, table.num_exits, target))
+
+
+def choose_from_sweep(found: Sweep, target: Target, costs: Costs | None = None) -> Choice:
+    """Chooses a shared threshold from a sweep of a table, or of clients' histograms; see `choose_thresholds`.
+
+    Raises:
+        ValueError: The target wants fixed thresholds or one for each exit, which a sweep doesn't know; or costs don't fit.
+        RunError: Even never escalating exceeds the budget.
+    """
+    num_exits = len(found.exit_counts)
+    if target.thresholds is not None or (target.mode == "per_exit" and num_exits > 2):
+        raise ValueError(f"{target.kind}, {target.mode}: a sweep, or histograms, know shared thresholds only; wanted the mode shared and no fixed thresholds")
+    return _choose(found, int(found.num_correct[-1]), target, _all_costs(costs, num_exits, target))
+
+
+def _choose(found: Sweep | Frontier, num_full_correct: int, target: Target, costs: dict[str, Sequence[float]]) -> Choice:
+    """Picks a row, or mixes two."""
+    assert target.value is not None
+    axis_costs = costs[target.axis]
+    if target.kind in BUDGETS:
+        checked_budget(target.axis, target.value, float(axis_costs[0]))
+    if target.mixing:
+        points = shared_frontier(found) if isinstance(found, Sweep) else found
+        mix = mix_for_budget(points, axis_costs, target.value, axis=target.axis)
+        return _choice(mix.first, mix.num_correct, np.asarray(mix.exit_counts), num_full_correct, found.num_samples, target, costs, mix)
+    cost = found.cost(axis_costs)
+    if target.kind == "max_accuracy_drop":
+        allowed = found.accuracy >= num_full_correct / found.num_samples - target.value - 1e-12
+        order = np.lexsort((-found.num_correct, cost))
     else:
-        assert deployment.target_offload_rate is not None
-        allowed = found.offload_rate <= deployment.target_offload_rate + 1e-12
-        order = np.lexsort((-found.exit_counts[0], -found.num_correct))
-        target = f"offload at most {100 * deployment.target_offload_rate:g} % of samples, as accurately as that allows"
-    best = next(index for index in order if allowed[index])
-    threshold = float(found.thresholds[best])
-    return Choice((threshold,) * (table.num_exits - 1), float(found.accuracy[best]), float(found.offload_rate[best]), full, len(table), target)
+        allowed = cost <= target.value + 1e-12 * max(1.0, abs(target.value))
+        order = np.lexsort((cost, -found.num_correct))
+    best = order[allowed[order].argmax()]
+    row = np.atleast_1d(found.thresholds[best]).tolist()
+    thresholds = tuple(row) if len(row) > 1 else tuple(row) * (len(found.exit_counts) - 1)
+    return _choice(thresholds, int(found.num_correct[best]), found.exit_counts[:, best], num_full_correct, found.num_samples, target, costs)
 
 
-def decide(table: ExitTable, policy: str, temperatures: list[float], thresholds: tuple[float, ...]) -> npt.NDArray[np.int64]:
-    """Returns which exit answers each sample (N,): the first whose score is at least its threshold, else the last."""
-    scores = table_scores(policy, table, temperatures).numpy()[:-1]
-    answers = np.concatenate([scores >= np.asarray(thresholds)[:, None], np.ones((1, len(table)), dtype=bool)])
-    return answers.argmax(axis=0).astype(np.int64)
+def _choice(
+    thresholds: tuple[float, ...], num_correct: float, exit_counts: npt.NDArray[np.number], num_full_correct: int, num_samples: int,
+    target: Target, costs: dict[str, Sequence[float]], mix: Mix | None = None,
+) -> Choice:  # fmt: skip
+    return Choice(
+        thresholds, num_correct / num_samples, float(1 - exit_counts[0] / num_samples), num_full_correct / num_samples, num_samples,
+        target.in_words(thresholds), {axis: float(mean_cost(exit_counts, values)) for axis, values in costs.items()},
+        (mix.second, mix.share) if mix is not None and mix.share > 0 else None,
+    )  # fmt: skip
+
+
+def _all_costs(costs: Costs | None, num_exits: int, target: Target) -> dict[str, Sequence[float]]:
+    """Returns checked costs with the offload rate among them."""
+    known: Costs = {"offload_rate": [0.0] + [1.0] * (num_exits - 1), **(costs or {})}
+    if target.kind != "fixed" and target.axis not in known:
+        raise ValueError(f"{target.kind}: got costs of {', '.join(known)}; wanted those of {target.axis} too")
+    return {axis: checked_costs(values, num_exits, axis).tolist() for axis, values in known.items()}

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tardis_fl.codecs import BYTES_PER_VALUE, sample_bytes
+from tardis_fl.codecs.names import BYTES_PER_VALUE
+from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.tracing import countable_attention, evaluation_mode
 

@@ -13,6 +13,7 @@ from tardis_fl.early_exit.confidence import PerSampleScore, Score, checked_score
 from tardis_fl.early_exit.ensemble import Ensemble
 from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
+from tardis_fl.early_exit.patience import Patience
 
 BATCH_SIZE = 250
 
@@ -61,12 +62,13 @@ class SegmentedEarlyExitNetwork(nn.Module):
         features, logits, answered = self.decide(x.unsqueeze(0))
         return (logits[0], True) if answered[0] else (features[0], False)
 
-    def decide(self, x: Tensor, ensemble: Ensemble | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, x: Tensor, ensemble: Ensemble | None = None, patience: Patience | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Decides for each sample of a batch by itself.
 
         Args:
             x: (B, ...).
             ensemble: What the exits before said of these samples; the decision then rests on all of them.
+            patience: Scores by how many exits in a row have said the same, instead of this network's own score.
 
         Returns:
             Features (B, ...), logits (B, classes), and whether the sample is answered here (B,) bool.
@@ -84,6 +86,8 @@ class SegmentedEarlyExitNetwork(nn.Module):
             logits = ensemble.add(logits)
         if self.threshold is None:
             return features, logits, torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        if patience is not None:
+            return features, logits, patience.add(logits.detach()) >= self.threshold
         return features, logits, checked_scores(self.score, logits.detach()) >= self.threshold
 
 
@@ -119,8 +123,9 @@ seperate_networks = separate_networks  # as TARDIS Early Exit spells it
 
 
 def escalate(
-    networks: Sequence[SegmentedEarlyExitNetwork], x: Tensor, *, transfer: Callable[[Tensor], Tensor] | None = None, ensemble: bool = False
-) -> tuple[Tensor, Tensor]:
+    networks: Sequence[SegmentedEarlyExitNetwork], x: Tensor, *, transfer: Callable[[Tensor], Tensor] | None = None, ensemble: bool = False,
+    patience: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Passes a batch from tier to tier; a deeper segment computes only what reaches it.
 
     Args:
@@ -128,6 +133,7 @@ def escalate(
         x: Images (B, C, H, W).
         transfer: What features go through between two tiers; None: nothing.
         ensemble: Decide and answer by the geometric mean of the exits passed so far.
+        patience: Decide by how many exits in a row have said the same (`Patience`); the networks' own scores then don't count.
 
     Returns:
         Logits of the answering exit (B, classes) and its number (B,) int64.
@@ -146,10 +152,11 @@ def escalate(
     exits = torch.empty(len(x), dtype=torch.int64, device=x.device)
     answers: Tensor | None = None
     so_far = Ensemble() if ensemble else None
+    agreement = Patience(len(networks)) if patience else None
     with torch.no_grad():
         for number, network in enumerate(networks):
             network.eval()
-            features, logits, answered = network.decide(x, so_far)
+            features, logits, answered = network.decide(x, so_far, agreement)
             if answers is None:
                 answers = logits.new_empty(len(exits), logits.shape[1])
             here = answered if waiting is None else waiting[answered]
@@ -161,8 +168,9 @@ def escalate(
             if len(go_on) < len(answered) or waiting is None:
                 waiting = go_on if waiting is None else waiting[go_on]
                 features = features[go_on]
-                if so_far is not None:
-                    so_far.keep(go_on)
+                for state in (so_far, agreement):
+                    if state is not None:
+                        state.keep(go_on)
             x = transfer(features) if transfer else features
     assert answers is not None
     return answers, exits
@@ -170,7 +178,7 @@ def escalate(
 
 def test_networks(
     networks: Sequence[SegmentedEarlyExitNetwork], dataset: Any, device: torch.device | str | None = None, *,
-    batch_size: int = BATCH_SIZE, transfer: Callable[[Tensor], Tensor] | None = None, ensemble: bool = False,
+    batch_size: int = BATCH_SIZE, transfer: Callable[[Tensor], Tensor] | None = None, ensemble: bool = False, patience: bool = False,
 ) -> tuple[float, dict[int, dict[str, int]]]:  # fmt: skip
     """Sends labelled samples through separated networks.
 
@@ -179,8 +187,7 @@ def test_networks(
         dataset: A data set of samples (image, label), or a loader of batches of them.
         device: Where to compute; None: a GPU where there is one.
         batch_size: Samples at a time, where `dataset` isn't a loader; decisions don't depend on it.
-        transfer: As in `escalate`.
-        ensemble: As in `escalate`.
+        transfer, ensemble, patience: As in `escalate`.
 
     Returns:
         Accuracy, and for each exit by number {"correct": ..., "total": ...}: samples it answered rightly, and answered.
@@ -193,7 +200,7 @@ def test_networks(
         network.to(device).eval()
     statistics = {number: {"correct": 0, "total": 0} for number in range(len(networks))}
     for images, labels in labelled_batches(dataset, device, batch_size):
-        logits, exits = escalate(networks, images, transfer=transfer, ensemble=ensemble)
+        logits, exits = escalate(networks, images, transfer=transfer, ensemble=ensemble, patience=patience)
         check_labels(labels, logits.shape[1])
         right = logits.argmax(1) == labels
         for number, counts in statistics.items():

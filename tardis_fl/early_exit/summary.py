@@ -9,7 +9,8 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from tardis_fl.codecs import BYTES_PER_VALUE
+from tardis_fl.codecs.names import BYTES_PER_VALUE, parse_codec
+from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.early_exit.counting import SegmentCost, oversized, segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
@@ -42,8 +43,9 @@ def summary_table(
     table.add_section()
     crossing = costs[:-1]
     table.add_row("hands on", *("x".join(map(str, cost.feature_shape)) for cost in crossing), "logits", "")
-    for codec in codecs:
-        table.add_row(f"  bytes as {codec}", *(f"{cost.bytes_per_codec()[codec]:,}" for cost in crossing), "", "")
+    for form in map(parse_codec, codecs):
+        before = f", before {form.compressor}" if form.compressor else ""
+        table.add_row(f"  bytes as {form.quantiser}{before}", *(f"{sample_bytes(cost.feature_shape, form.quantiser):,}" for cost in crossing), "", "")
     table.add_row(f"  uint8 / raw {input_values:,}", *(f"{cost.bytes_per_codec()['uint8'] / input_values:.2f}" for cost in crossing), "", "")
     return table
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from tardis_fl.config.schema import Config, GroupConfig
 from tardis_fl.early_exit.catalogue import CATALOGUE
-from tardis_fl.profiles import DEVICES, LINKS
+from tardis_fl.profiles import load_profiles
 
-FLOP_PER_MAC = 2
 PASSES_OF_TRAINING = 3  # a forward pass, and a backward pass that costs about two (Hobbhahn and Sevilla 2021, on the backward-forward FLOP ratio)
 
 
@@ -26,6 +25,7 @@ class VirtualClock:
     def __init__(self, config: Config, macs: Sequence[int]) -> None:
         self._macs = macs
         self._depthwise = CATALOGUE[config.model.backbone].depthwise
+        self._profiles = load_profiles(config.profiles)
         self._deadline_s = config.federation.deadline_s
         self.runs = any(group.device or group.link for group in config.groups)
 
@@ -42,11 +42,10 @@ class VirtualClock:
         """
         seconds = 0.0
         if group.device:
-            profile = DEVICES[group.device]
-            rate = profile.depthwise_flop_per_s if self._depthwise else profile.dense_flop_per_s
-            seconds += slowdown * sum(self._macs[: group.depth]) * FLOP_PER_MAC * PASSES_OF_TRAINING * num_samples / rate
+            macs = sum(self._macs[: group.depth]) * PASSES_OF_TRAINING * num_samples
+            seconds += slowdown * self._profiles.device(group.device).seconds(macs, depthwise=self._depthwise)
         if group.link:
-            link = LINKS[group.link]
+            link = self._profiles.link(group.link)
             seconds += 8 * bytes_down / link.down_bit_per_s + 8 * bytes_up / link.up_bit_per_s + 2 * num_exchanges * link.delay_s
         return seconds
 

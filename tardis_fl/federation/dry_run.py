@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs import encode
+from tardis_fl.codecs.quantisers import encode
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.errors import ConfigError, RunError
@@ -37,4 +37,4 @@ def check_codecs(segments: Sequence[Segment], images: Tensor, config: Config) ->
                 encode(x, codec)
             except RunError as error:
                 name = config.tiers[number - 1].name
-                raise ConfigError(f"{key}: got {codec!r}; for what leaves {name!r}, {error}; wanted uint8 or float32, or another network") from None
+                raise ConfigError(f"{key}: got {codec!r}; for what leaves {name!r}, {error}; wanted another codec, such as uint8 or float32, or another network") from None

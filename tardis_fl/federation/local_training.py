@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs import concatenate, encode, transfer
+from tardis_fl.codecs.quantisers import concatenate, encode, transfer
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.data.augmentation import Normalisation, crop_and_flip

@@ -20,7 +20,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from tardis_fl.codecs import EncodedFeatures, concatenate
+from tardis_fl.codecs.quantisers import EncodedFeatures, concatenate
 
 IDENTIFY = "query.identify"
 TRAIN = "train"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs import decode, transfer
+from tardis_fl.codecs.quantisers import decode, transfer
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.evaluation import exit_logits
 from tardis_fl.early_exit.network import Segment

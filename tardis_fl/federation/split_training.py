@@ -12,7 +12,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from tardis_fl.codecs import encode
+from tardis_fl.codecs.quantisers import encode
 from tardis_fl.config.schema import Config
 from tardis_fl.federation import messages
 from tardis_fl.federation.local_training import Indices, Lesson, Tally, batches, build_sgd, finish_step

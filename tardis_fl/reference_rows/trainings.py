@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tardis_fl.codecs import transfer
+from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.config.federation import AggregationConfig, DistillationConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset

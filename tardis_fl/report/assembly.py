@@ -5,60 +5,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.codecs import sample_bytes
-from tardis_fl.config.schema import Config, DeploymentConfig
+from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
-from tardis_fl.deployment.baselines import Baseline, mean_bytes
+from tardis_fl.deployment.baselines import mean_bytes
 from tardis_fl.deployment.calibration import auroc, expected_calibration_error
-from tardis_fl.deployment.escalation import Outcome
+from tardis_fl.deployment.certificates import Certificate, Evaluation, GroupRisk
+from tardis_fl.deployment.deploying import Deployed
+from tardis_fl.deployment.machines import Machines
+from tardis_fl.deployment.plain_scores import POLICIES
 from tardis_fl.deployment.policies import table_scores
-from tardis_fl.deployment.thresholds import Choice, sweep
+from tardis_fl.deployment.sweep import Sweep
 from tardis_fl.early_exit.counting import SegmentCost
-from tardis_fl.early_exit.evaluation import ExitTable, TestTable
 from tardis_fl.federation.events import RoundRecord
 from tardis_fl.federation.rounds import Trained
+from tardis_fl.report import deployment_results as parts
 from tardis_fl.report import results
-
-CURVE_POINTS = 200
-
-
-def boundary_bytes(costs: Sequence[SegmentCost], deployment: DeploymentConfig, num_classes: int) -> list[int]:
-    """Returns the bytes that one sample takes over each boundary: its features, and for an ensemble what the exits before said."""
-    said = sample_bytes((num_classes,), "float32") if deployment.ensemble == "geometric" else 0
-    return [sample_bytes(cost.feature_shape, deployment.feature_codec) + said for cost in costs[:-1]]
+from tardis_fl.report.load_assembly import load_energy_mj, load_latency_ms, simulation_result
 
 
 def assemble(
-    config: Config, dataset: Dataset, trained: Trained, costs: Sequence[SegmentCost], *,
-    temperatures: list[float], choice: Choice, test: TestTable, outcome: Outcome,
-    baselines: dict[str, Baseline], label_counts: npt.NDArray[np.int64], warnings: Sequence[str],
+    config: Config, dataset: Dataset, trained: Trained, costs: Sequence[SegmentCost], deployed: Deployed, *,
+    num_fit: int, label_counts: npt.NDArray[np.int64], warnings: Sequence[str],
 ) -> results.Report:  # fmt: skip
     """Puts a report together; everything in it was measured or counted before."""
-    names = [tier.name for tier in config.tiers]
-    deployment = config.deployment
     history = _accuracies(trained.rounds)
-    sizes = boundary_bytes(costs, deployment, dataset.num_classes)
+    unused = [f"{trained.num_unused} late updates were still on their way after the last round"] if trained.num_unused else []
     return results.Report(
         name=config.name,
         seed=config.seed,
         dataset=results.DatasetResult(
-            dataset.name, dataset.source, trained.num_train, len(trained.fit), len(trained.calibrate), len(test),
+            dataset.name, dataset.source, trained.num_train, num_fit, deployed.choice.num_samples, len(deployed.evidence.test),
             dataset.synthetic, list(dataset.class_names), dataset.train.image_bytes,
         ),
         backbone=config.model.backbone,
-        exits=_exits(names, costs, deployment.policy, temperatures, test),
-        boundaries=[
-            results.BoundaryResult(sender, receiver, list(cost.feature_shape), deployment.feature_codec, size)
-            for sender, receiver, cost, size in zip(names, names[1:], costs, sizes, strict=False)
-        ],
-        operating_point=_operating_point(deployment.policy, choice, outcome, costs, sizes),
-        calibration=results.CalibrationResult(choice.target, choice.num_samples, choice.accuracy, choice.offload_rate, choice.full_accuracy),
-        certificate=None,
-        baselines={name: results.BaselineResult(**asdict(row)) for name, row in baselines.items()},
         federation=_federation(config, trained, dataset.train.image_bytes),
         last_round=history[-1] if history else None,
         best_round=max(history, key=lambda record: record.validation_accuracy[-1], default=None),
@@ -71,21 +55,52 @@ def assemble(
             for record in trained.rounds
         ],
         final_epochs=_accuracies(trained.final_epochs),
-        threshold_sweeps=[_sweep(table, deployment.policy, temperatures, sizes) for table in (trained.calibrate, test)],
-        tiers=[
-            results.TierResult(name, int((outcome.exits == number).sum()), int(outcome.correct[outcome.exits == number].sum()))
+        clients=results.ClientsResult(label_counts.tolist()),
+        warnings=[*warnings, *unused],
+        **deployment_parts(config, costs, deployed, dataset.class_names),
+    )  # fmt: skip
+
+
+def deployment_parts(config: Config, costs: Sequence[SegmentCost], deployed: Deployed, class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns the parts of a report that a deployment makes, by their names: the same for a run and for deploying it again."""
+    names = [tier.name for tier in config.tiers]
+    outcome, table, choice = deployed.outcome, deployed.evidence.test, deployed.choice
+    labels = table.labels
+    return {
+        "exits": _exits(names, costs, deployed),
+        "boundaries": [
+            parts.BoundaryResult(sender, receiver, list(cost.feature_shape), deployed.rule.codec, int(size) if size == int(size) else size)
+            for sender, receiver, cost, size in zip(names, names[1:], costs, deployed.boundary_bytes, strict=False)
+        ],
+        "operating_point": _operating_point(deployed, costs),
+        "calibration": parts.CalibrationResult(choice.target, choice.num_samples, choice.accuracy, choice.offload_rate, choice.full_accuracy),
+        "certificate": _certificate(*deployed.certificate, class_names) if deployed.certificate else None,
+        "baselines": {name: parts.BaselineResult(**asdict(row)) for name, row in deployed.baselines.items()},
+        "threshold_sweeps": [_sweep(role, found, deployed.costs["bytes"]) for role, found in deployed.sweeps.items()],
+        "tiers": [
+            parts.TierResult(name, int((outcome.exits == number).sum()), int(outcome.correct[outcome.exits == number].sum()))
             for number, name in enumerate(names)
         ],
-        classes=[
-            results.ClassResult(
-                name, int((test.labels == label).sum()), int(outcome.correct[test.labels == label].sum()), int((outcome.exits[test.labels == label] > 0).sum())
-            )
-            for label, name in enumerate(dataset.class_names)
+        "classes": [
+            parts.ClassResult(name, int((labels == label).sum()), int(outcome.correct[labels == label].sum()), int((outcome.exits[labels == label] > 0).sum()))
+            for label, name in enumerate(class_names)
         ],
-        escalation_effect=_effect(test, outcome),
-        clients=results.ClientsResult(label_counts.tolist()),
-        warnings=[*warnings, *([f"{trained.num_unused} late updates were still on their way after the last round"] if trained.num_unused else [])],
-    )  # fmt: skip
+        "escalation_effect": _effect(deployed),
+        "codecs": [
+            parts.CodecResult(row.codec, row.exit_accuracies, row.accuracy, row.offload_rate, row.bytes_per_boundary, row.bytes_per_sample)
+            for row in deployed.codecs
+        ],
+        "hardware": _hardware(config, deployed.machines, deployed) if deployed.machines else None,
+        "simulation": simulation_result(config, deployed.load) if deployed.load else None,
+    }  # fmt: skip
+
+
+def model_description(config: Config, report: results.Report) -> dict[str, Any]:
+    """Returns what a saved model tells about its deployment beside the rule itself."""
+    certificate = asdict(report.certificate) if report.certificate else None
+    return {
+        "tiers": [tier.name for tier in config.tiers], "classes": report.dataset.class_names, "calibration": asdict(report.calibration), "certificate": certificate,
+    }  # fmt: skip
 
 
 def _federation(config: Config, trained: Trained, image_bytes: int) -> results.FederationResult:
@@ -107,11 +122,14 @@ def _accuracies(records: Sequence[RoundRecord]) -> list[results.RoundResult]:
     return [results.RoundResult(record.round, accuracy) for record in records if (accuracy := record.validation_accuracy) is not None]
 
 
-def _exits(names: Sequence[str], costs: Sequence[SegmentCost], policy: str, temperatures: list[float], test: TestTable) -> list[results.ExitResult]:
-    correct, accuracies = test.correct(), test.accuracies()
-    scores, confidence = (table_scores(name, test, temperatures).numpy() for name in (policy, "max_softmax"))
+def _exits(names: Sequence[str], costs: Sequence[SegmentCost], deployed: Deployed) -> list[parts.ExitResult]:
+    table, temperatures = deployed.evidence.test, list(deployed.rule.temperatures)
+    correct, accuracies = table.correct(), table.accuracies()
+    confidence = table_scores("max_softmax", table, temperatures).numpy()
+    plain = deployed.rule.policy if deployed.rule.policy in POLICIES else "max_softmax"
+    scores = [*deployed.scores, table_scores(plain, table, temperatures)[-1].numpy()]  # the last exit decides nothing by its score
     return [
-        results.ExitResult(
+        parts.ExitResult(
             name, accuracies[k], costs[k].num_parameters, costs[k].num_exit_parameters, costs[k].macs, temperatures[k],
             expected_calibration_error(confidence[k], correct[k]), auroc(scores[k], correct[k]),
         )
@@ -119,12 +137,18 @@ def _exits(names: Sequence[str], costs: Sequence[SegmentCost], policy: str, temp
     ]  # fmt: skip
 
 
-def _operating_point(policy: str, choice: Choice, outcome: Outcome, costs: Sequence[SegmentCost], sizes: list[int]) -> results.OperatingPoint:
+def _operating_point(deployed: Deployed, costs: Sequence[SegmentCost]) -> parts.OperatingPoint:
+    outcome, choice, machines, load = deployed.outcome, deployed.choice, deployed.machines, deployed.load
     count, crossings = len(outcome), outcome.crossings
     reached = [count, *crossings]
     macs_up_to = np.cumsum([cost.macs for cost in costs])
-    return results.OperatingPoint(
-        policy=policy,
+    latency, energy = None, None
+    if load is not None:
+        latency, energy = load_latency_ms(load), load_energy_mj(load)
+    elif machines is not None:
+        latency, energy = machines.latency_quantiles_ms(outcome.exits), machines.mean_energy_mj(np.asarray(outcome.exit_counts) / count)
+    return parts.OperatingPoint(
+        policy=deployed.rule.policy,
         thresholds=list(choice.thresholds),
         accuracy=outcome.accuracy,
         accuracy_interval=results.wilson_interval(int(outcome.correct.sum()), count),
@@ -133,20 +157,42 @@ def _operating_point(policy: str, choice: Choice, outcome: Outcome, costs: Seque
         offload_rate=crossings[0] / count if crossings else 0.0,
         escalation_rates=[crossing / count for crossing in crossings],
         conditional_escalation_rates=[crossing / arrived if arrived else None for crossing, arrived in zip(crossings, reached, strict=False)],
-        bytes_per_sample=mean_bytes(outcome.exits, sizes),
+        bytes_per_sample=mean_bytes(outcome.exits, deployed.crossing_bytes),
         macs_per_sample=float(macs_up_to[outcome.exits].mean()),
         device_macs_per_sample=float(costs[0].macs),
-        latency_ms=None,
-        device_energy_mj=None,
+        latency_ms=latency,
+        device_energy_mj=energy,
+        mixing=parts.MixingResult(list(choice.mixed[0]), choice.mixed[1]) if choice.mixed else None,
     )
 
 
-def _sweep(table: ExitTable, policy: str, temperatures: list[float], sizes: list[int]) -> results.SweepResult:
-    found = sweep(table, policy, temperatures, points=CURVE_POINTS)
-    sent = np.concatenate([[0], np.cumsum(sizes)]) @ found.exit_counts / found.num_samples
-    return results.SweepResult(table.role, found.thresholds.tolist(), found.accuracy.tolist(), found.offload_rate.tolist(), sent.tolist())
+def _certificate(certificate: Certificate, on_test: Evaluation, on_calibrate: Evaluation, class_names: Sequence[str]) -> parts.CertificateResult:
+    def worst(kind: str, role: str, found: GroupRisk | None) -> parts.GroupRisk | None:
+        return parts.GroupRisk(kind, class_names[found.index] if kind == "class" else str(found.index), role, found.risk, found.num_samples) if found else None
+
+    groups = worst("class", "test", on_test.worst_class), worst("client", "calibrate", on_calibrate.worst_client)
+    return parts.CertificateResult(
+        certificate.method, certificate.epsilon, certificate.delta, certificate.num_samples, certificate.threshold, certificate.abstained, on_test.test_risk,
+        max((group for group in groups if group), key=lambda group: group.risk, default=None), certificate.loss, certificate.groups,
+        certificate.calibration_risk, certificate.promise, *groups,
+    )  # fmt: skip
 
 
-def _effect(test: TestTable, outcome: Outcome) -> results.EscalationEffect:
-    left, device_right = outcome.exits > 0, test.correct()[0]
-    return results.EscalationEffect(int(left.sum()), int((left & ~device_right & outcome.correct).sum()), int((left & device_right & ~outcome.correct).sum()))
+def _hardware(config: Config, machines: Machines, deployed: Deployed) -> parts.HardwareResult:
+    hardware = config.deployment.hardware
+    assert hardware is not None
+    shares = np.asarray(deployed.outcome.exit_counts) / len(deployed.outcome)
+    return parts.HardwareResult(
+        list(hardware.devices), list(hardware.links), hardware.radio, list(machines.servers), list(machines.service_ms), dict(machines.sources),
+        machines.mean_latency_ms(shares), machines.mean_energy_mj(shares),
+    )  # fmt: skip
+
+
+def _sweep(role: str, found: Sweep, axis_bytes: Sequence[float]) -> parts.SweepResult:
+    return parts.SweepResult(role, found.thresholds.tolist(), found.accuracy.tolist(), found.offload_rate.tolist(), found.cost(axis_bytes).tolist())
+
+
+def _effect(deployed: Deployed) -> parts.EscalationEffect:
+    outcome = deployed.outcome
+    left, device_right = outcome.exits > 0, deployed.evidence.test.correct()[0]
+    return parts.EscalationEffect(int(left.sum()), int((left & ~device_right & outcome.correct).sum()), int((left & device_right & ~outcome.correct).sum()))

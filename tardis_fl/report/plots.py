@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tardis_fl.report import load_plots
 from tardis_fl.report.results import Report
+from tardis_fl.report.style import MUTED, RIGHT, SERIES, STYLE, WRONG
 
-EXIT_COLOURS = ("#2f6db5", "#d98b1f", "#3a8f5c", "#a3477f", "#6b6b6b", "#8a5a2b")
-RIGHT, WRONG, MUTED = "#3a8f5c", "#c65146", "#8a8f98"
 FAILURE_COLOURS = {"dropout": "#d98b1f", "late": "#8a5a2b", "error": WRONG, "rejected": "#a3477f"}
-STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "tardis_fl", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False,
-}  # fmt: skip
 
 
 def draw_all(report: Report) -> list[tuple[str, str, str]]:
@@ -37,13 +34,21 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
     ]
     if any(row.failures or row.num_late for row in report.participation):
         plots.append(("Who took part", "Clients chosen in each round: whose updates were taken at once, came late, or failed, and how.", _participation))
-    return [(title, caption, _svg(draw, report)) for title, caption, draw in plots]
+    if report.simulation is not None:
+        plots += [
+            ("How long requests take", "Share of answers that arrived within a time, under the simulated load.", load_plots.latency_cdf),
+            ("What the time is spent on", "Means over all answered requests; a stage that few reach adds little.", load_plots.breakdown),
+        ]
+        if len(report.simulation.saturation) > 1:
+            plots.append(("Latency against load", "The same deployment at other arrival rates.", load_plots.saturation))
+    return [(title, caption, svg(partial(draw, report=report))) for title, caption, draw in plots]
 
 
-def _svg(draw: Callable[[Axes, Report], None], report: Report) -> str:
+def svg(draw: Callable[[Axes], None]) -> str:
+    """Returns a figure of one pair of axes as SVG text, the same for the same content."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        draw(figure.add_subplot(), report)
+        draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
@@ -54,7 +59,7 @@ def _learning(axes: Axes, report: Report) -> None:
     rounds = [point.round for point in points]
     for number, exit in enumerate(report.exits):
         accuracy = [100 * point.validation_accuracy[number] for point in points]
-        axes.plot(rounds, accuracy, color=EXIT_COLOURS[number % len(EXIT_COLOURS)], marker="o", markersize=3, label=exit.tier)
+        axes.plot(rounds, accuracy, color=SERIES[number % len(SERIES)], marker="o", markersize=3, label=exit.tier)
     if report.final_epochs:
         axes.axvspan(report.federation.rounds + 0.5, rounds[-1] + 0.5, color=MUTED, alpha=0.12, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -70,7 +75,7 @@ def _thresholds(axes: Axes, report: Report) -> None:
         axes.step(
             thresholds,
             [100 * sweep.accuracy[i] for i in chosen],
-            color=EXIT_COLOURS[0],
+            color=SERIES[0],
             linestyle=dashed,
             where="pre",
             label="accuracy" if dashed == "-" else None,
@@ -78,7 +83,7 @@ def _thresholds(axes: Axes, report: Report) -> None:
         axes.step(
             thresholds,
             [100 * sweep.offload_rate[i] for i in chosen],
-            color=EXIT_COLOURS[1],
+            color=SERIES[1],
             linestyle=dashed,
             where="pre",
             label="leaves the device" if dashed == "-" else None,
@@ -92,7 +97,7 @@ def _thresholds(axes: Axes, report: Report) -> None:
 def _frontier(axes: Axes, report: Report) -> None:
     boundaries = [boundary.bytes for boundary in report.boundaries]
     test = next(sweep for sweep in report.threshold_sweeps if sweep.role == "test")
-    axes.plot(test.bytes_per_sample, [100 * value for value in test.accuracy], color=EXIT_COLOURS[0], linewidth=1.5)
+    axes.plot(test.bytes_per_sample, [100 * value for value in test.accuracy], color=SERIES[0], linewidth=1.5)
     marks = {"device_only": "s", "edge_only": "D", "cloud_only_raw_image": "^", "random_escalation": "x", "oracle": "*"}
     for name, row in report.baselines.items():
         axes.scatter([row.bytes_per_sample], [100 * row.accuracy], marker=marks.get(name, "o"), color=MUTED, zorder=3)
@@ -153,8 +158,8 @@ def _participation(axes: Axes, report: Report) -> None:
 def _classes(axes: Axes, report: Report) -> None:
     classes = [row for row in report.classes if row.num_samples][:40]
     positions = np.arange(len(classes))
-    axes.bar(positions - 0.2, [100 * row.num_correct / row.num_samples for row in classes], width=0.4, color=EXIT_COLOURS[0], label="accuracy")
-    axes.bar(positions + 0.2, [100 * row.num_offloaded / row.num_samples for row in classes], width=0.4, color=EXIT_COLOURS[1], label="leaves the device")
+    axes.bar(positions - 0.2, [100 * row.num_correct / row.num_samples for row in classes], width=0.4, color=SERIES[0], label="accuracy")
+    axes.bar(positions + 0.2, [100 * row.num_offloaded / row.num_samples for row in classes], width=0.4, color=SERIES[1], label="leaves the device")
     axes.set_xticks(positions, [row.name for row in classes], rotation=40, ha="right", fontsize=8)
     axes.set(ylabel="% of the class", ylim=(0, 112))
     axes.grid(axis="x", visible=False)

@@ -13,6 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tardis_fl.errors import DataError
+from tardis_fl.report.deployment_results import (
+    BaselineResult,
+    BoundaryResult,
+    CalibrationResult,
+    CertificateResult,
+    ClassResult,
+    CodecResult,
+    EscalationEffect,
+    ExitResult,
+    HardwareResult,
+    OperatingPoint,
+    SimulationResult,
+    SweepResult,
+    TierResult,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -33,80 +48,6 @@ class DatasetResult:
     synthetic: bool
     class_names: list[str]
     raw_image_bytes: int
-
-
-@dataclass(frozen=True)
-class ExitResult:
-    """One exit and the segment it sits on.
-
-    accuracy, ece and auroc are over all test samples; ece and auroc are of the scores after the
-    temperature. num_parameters and macs are the segment's, exit included, not the network's up to here.
-    """
-
-    tier: str
-    accuracy: float
-    num_parameters: int
-    num_exit_parameters: int
-    macs: int
-    temperature: float
-    ece: float
-    auroc: float | None
-
-
-@dataclass(frozen=True)
-class BoundaryResult:
-    """What crosses from one tier to the next: `bytes` a sample, with the codec's header."""
-
-    sender: str
-    receiver: str
-    shape: list[int]
-    codec: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The deployment, measured on the test role.
-
-    escalation_rates: crossings of each boundary over all samples; conditional_escalation_rates: over the
-    samples that reached the boundary's sender (None where none did). bytes_per_sample: mean over all
-    samples and boundaries. accuracy_interval: Wilson, 95 %.
-    """
-
-    policy: str
-    thresholds: list[float]
-    accuracy: float
-    accuracy_interval: list[float]
-    exit_counts: list[int]
-    exit_fractions: list[float]
-    offload_rate: float
-    escalation_rates: list[float]
-    conditional_escalation_rates: list[float | None]
-    bytes_per_sample: float
-    macs_per_sample: float
-    device_macs_per_sample: float
-    latency_ms: dict[str, float] | None
-    device_energy_mj: float | None
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """How the thresholds were chosen: figures of the calibrate role."""
-
-    target: str
-    num_samples: int
-    accuracy: float
-    offload_rate: float
-    full_accuracy: float
-
-
-@dataclass(frozen=True)
-class BaselineResult:
-    """An alternative to the operating point, on the same test samples."""
-
-    accuracy: float
-    offload_rate: float
-    bytes_per_sample: float
 
 
 @dataclass(frozen=True)
@@ -169,45 +110,6 @@ class ParticipationResult:
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """Accuracy, offload rate and mean bytes over all boundaries for each shared threshold on one role."""
-
-    role: str
-    thresholds: list[float]
-    accuracy: list[float]
-    offload_rate: list[float]
-    bytes_per_sample: list[float]
-
-
-@dataclass(frozen=True)
-class TierResult:
-    """Samples that a tier answered, and how many of the answers were right."""
-
-    tier: str
-    num_answered: int
-    num_correct: int
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """The operating point on one class."""
-
-    name: str
-    num_samples: int
-    num_correct: int
-    num_offloaded: int
-
-
-@dataclass(frozen=True)
-class EscalationEffect:
-    """Of the samples that left the device: how many of its errors were mended, how many right answers spoiled."""
-
-    num_escalated: int
-    num_fixed: int
-    num_broken: int
-
-
-@dataclass(frozen=True)
 class ClientsResult:
     """Samples of each class that each client holds, over all its roles: one row a client."""
 
@@ -247,7 +149,7 @@ class Report:
     boundaries: list[BoundaryResult]
     operating_point: OperatingPoint
     calibration: CalibrationResult
-    certificate: None
+    certificate: CertificateResult | None
     baselines: dict[str, BaselineResult]
     federation: FederationResult
     last_round: RoundResult | None
@@ -263,6 +165,10 @@ class Report:
     warnings: list[str]
     schema_version: int = SCHEMA_VERSION
     reference_rows: list[ReferenceRow] = field(default_factory=list)
+    codecs: list[CodecResult] = field(default_factory=list)
+    hardware: HardwareResult | None = None
+    simulation: SimulationResult | None = None
+    deployment_name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain lists and dictionaries."""

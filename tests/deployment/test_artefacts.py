@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from tardis_fl.codecs import transfer
+from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.deployment.artefacts import load_bundle, save_bundle
 from tardis_fl.deployment.escalation import Rule
 from tardis_fl.early_exit import EarlyExitNetwork, build_network, convert, escalate

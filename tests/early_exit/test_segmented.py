@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tardis_fl.codecs import transfer
+from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.deployment.escalation import Rule, deploy, replay
-from tardis_fl.deployment.policies import score, table_scores
+from tardis_fl.deployment.plain_scores import score
+from tardis_fl.deployment.policies import table_scores
 from tardis_fl.deployment.thresholds import NEVER_ESCALATE, NEVER_EXIT, decide
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.evaluation import TestTable, exit_logits
@@ -54,7 +55,7 @@ def rule_for(table, policy, codec="float32"):
 def test_segmented_decisions_equal_the_monolithic_network(network, policy, batch_size, ensemble):
     table = whole_network_table(network).ensembled() if ensemble else whole_network_table(network)
     rule = rule_for(table, policy)
-    expected = decide(table, policy, list(TEMPERATURES), rule.thresholds)
+    expected = decide(table_scores(policy, table, list(TEMPERATURES)).numpy()[:-1], rule.thresholds)
     assert len(set(expected.tolist())) == 3, "the test wants all three exits in use"
     answers, exits = zip(
         *(escalate(deploy(network, rule), IMAGES[start : start + batch_size], ensemble=ensemble) for start in range(0, 256, batch_size)), strict=True
@@ -72,16 +73,16 @@ def test_vectorised_escalation_equals_one_sample_at_a_time_through_the_codec(net
 
 @pytest.mark.parametrize(("threshold", "exit"), [(NEVER_ESCALATE, 0), (NEVER_EXIT, 2)])
 def test_the_extreme_thresholds_use_one_exit_only(network, threshold, exit):
-    networks = deploy(network, Rule("entropy", (1.0, 1.0, 1.0), (threshold, threshold), "float32"))
-    outcome = replay(networks, lambda rows: IMAGES[rows], np.zeros(256, np.int64), codec="float32", batch_size=100)
+    rule = Rule("entropy", (1.0, 1.0, 1.0), (threshold, threshold), "float32")
+    outcome = replay(network, rule, lambda rows: IMAGES[rows], np.zeros(256, np.int64), batch_size=100)
     assert outcome.exit_counts == [256 if number == exit else 0 for number in range(3)]
 
 
 def test_offload_falls_as_the_threshold_falls_and_counts_add_up(network):
     offloaded = []
     for threshold in np.linspace(0, 1.01, 8):
-        networks = deploy(network, Rule("max_softmax", (1.0, 1.0, 1.0), (float(threshold),) * 2, "float32"))
-        outcome = replay(networks, lambda rows: IMAGES[rows], np.zeros(256, np.int64), codec="float32", batch_size=64)
+        rule = Rule("max_softmax", (1.0, 1.0, 1.0), (float(threshold),) * 2, "float32")
+        outcome = replay(network, rule, lambda rows: IMAGES[rows], np.zeros(256, np.int64), batch_size=64)
         assert sum(outcome.exit_counts) == 256
         assert outcome.crossings == [256 - outcome.exit_counts[0], outcome.exit_counts[2]]
         offloaded.append(outcome.crossings[0])

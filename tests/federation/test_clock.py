@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from tardis_fl.federation.clock import VirtualClock
-from tardis_fl.profiles import DEVICES, LINKS, DeviceName, LinkName
 from tests.conftest import small_config
 
 FLEET = "federation.fleet=[{name: pi, share: 0.5, depth: 2, device: rpi-4b, link: slow-4g}, {name: free, share: 0.5, depth: 1}]"
@@ -58,10 +55,3 @@ def test_the_server_waits_for_the_last_or_for_the_deadline():
     assert timed.round_seconds([0.5], someone_is_missing=True) == 2.0
     assert clock().round_seconds([0.5, 7.0], someone_is_missing=False) == 7.0
     assert VirtualClock(small_config(), []).round_seconds([0.0], someone_is_missing=False) is None
-
-
-def test_every_named_profile_exists_and_depthwise_is_never_faster():
-    assert set(DEVICES) == set(get_args(DeviceName))
-    assert set(LINKS) == set(get_args(LinkName))
-    assert all(0 < profile.depthwise_flop_per_s <= profile.dense_flop_per_s for profile in DEVICES.values())
-    assert all(0 < link.up_bit_per_s <= link.down_bit_per_s for link in LINKS.values())

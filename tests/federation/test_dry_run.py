@@ -29,7 +29,7 @@ def test_codecs_that_carry_the_features_pass():
 def test_a_codec_that_can_not_carry_the_features_is_named_with_its_tier():
     with pytest.raises(
         ConfigError,
-        match=r"federation.feature_codec: got 'float16'; for what leaves 'device', features can't be sent as float16: got .*the largest it holds is 65504; wanted uint8 or float32",
+        match=r"federation.feature_codec: got 'float16'; for what leaves 'device', features can't be sent as float16: got .*the largest it holds is 65504; wanted another codec, such as uint8 or float32",
     ):
         checked("federation.feature_codec=float16", scale=1e5)
     with pytest.raises(ConfigError, match=r"deployment.feature_codec: got 'float16'; for what leaves 'device'"):

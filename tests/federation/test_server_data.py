@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tardis_fl.codecs import decode, encode
+from tardis_fl.codecs.quantisers import decode, encode
 from tardis_fl.federation.feature_buffer import FeatureBuffer
 from tardis_fl.federation.messages import FeatureBatch
 from tardis_fl.federation.split_training import planned_batches

@@ -1,0 +1,67 @@
+"""Whether a load can be served at all: the utilisation of every queue, before anything is simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tardis_fl.deployment.simulation.system import Loss, System
+from tardis_fl.deployment.simulation.workload import Workload
+from tardis_fl.errors import RunError
+
+
+@dataclass(frozen=True)
+class Station:
+    """One queue under a load.
+
+    Attributes:
+        name: Of the tier or link.
+        servers: That share the queue.
+        utilisation: Arrival rate x mean service time / servers; the queue grows without end from 1 on.
+        max_rate_per_device: Requests a second and device at which it would be 1; None where nothing reaches it.
+    """
+
+    name: str
+    servers: int
+    utilisation: float
+    max_rate_per_device: float | None
+
+
+def stability(system: System, workload: Workload) -> list[Station]:
+    """Returns the stations in the order in which requests pass them: tier, link, tier, ...
+
+    Batches count as full, where a tier has them. Lost messages count with the time their repetition takes; outages and crashes aren't
+    counted, since they end.
+    """
+    rate, reach = workload.arrivals.rate, workload.reach(len(system.tiers))
+    stations = []
+    for number, tier in enumerate(system.tiers):
+        sources = 1 if number == 0 else workload.num_devices
+        load = sources * reach[number] * tier.best_seconds_a_sample / tier.servers
+        stations.append(_station(tier.name, tier.servers, load, rate))
+        if number < len(system.links):
+            link = system.links[number]
+            seconds = 8 * workload.mean_bytes(number) / link.up_bit_per_s
+            for loss in (fault for fault in system.faults if isinstance(fault, Loss) and fault.boundary == number):
+                again = loss.probability / (1 - loss.probability)
+                seconds += again * (seconds + loss.timeout_s)
+            stations.append(_station(link.name, 1, sources * reach[number + 1] * seconds, rate))
+    return stations
+
+
+def _station(name: str, servers: int, load: float, rate: float) -> Station:
+    return Station(name, servers, float(rate * load), float(1 / load) if load > 0 else None)
+
+
+def check_stability(stations: list[Station]) -> None:
+    """Refuses a load under which a queue grows without end.
+
+    Raises:
+        RunError: Names the queue, its utilisation and what would hold.
+    """
+    worst = max(stations, key=lambda station: station.utilisation)
+    if worst.utilisation >= 1:
+        raise RunError(
+            f"{worst.name}: would be busy {100 * worst.utilisation:.0f} % of the time, so that its queue grows without end; it holds up to "
+            f"{worst.max_rate_per_device:.3g} requests a second and device, or wants {int(worst.servers * worst.utilisation) + 1} servers "
+            "(load.allow_unstable: true simulates it all the same)"
+        )
