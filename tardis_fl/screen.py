@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from tardis_fl.config.schema import Config
-from tardis_fl.report.text import bytes_text, duration_text, percent
+from tardis_fl.report.text import bytes_text, duration_text, millijoules, milliseconds, percent, rate_text
 
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
@@ -39,13 +39,13 @@ class Screen:
     """Prints to one console.
 
     Args:
-        console: Where to; by default standard output, at least 100 columns wide where it is no terminal.
+        console: Where to; by default standard output, at least 120 columns wide where it is no terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal and console is None:
-            self.console = Console(highlight=False, width=max(100, self.console.width))
+            self.console = Console(highlight=False, width=max(120, self.console.width))
 
     def doing(self, what: str) -> None:
         """Says what takes a moment."""
@@ -116,19 +116,11 @@ class Screen:
             table.add_row(escape(row.tier), percent(row.accuracy), percent(fraction), right, f"{row.temperature:.2f}")
         print_()
         print_(table)
-        rows = Table("", "accuracy", "leaves the device", "bytes a sample", title="operating point and what to compare it with", title_justify="left")
-        for column in rows.columns[1:]:
-            column.justify = "right"
-        low, high = point.accuracy_interval
-        rows.add_row(
-            f"[bold]operating point[/bold] ({percent(low)} to {percent(high)})",
-            f"[bold]{percent(point.accuracy)}[/bold]",
-            f"[bold]{percent(point.offload_rate)}[/bold]",
-            f"[bold]{point.bytes_per_sample:,.0f}[/bold]",
-        )
-        for name, baseline in report.baselines.items():
-            rows.add_row(name.replace("_", " "), percent(baseline.accuracy), percent(baseline.offload_rate), f"{baseline.bytes_per_sample:,.0f}")
-        print_(rows)
+        print_(_comparison(report))
+        for table in _load_tables(report):
+            print_(table)
+        if report.certificate is not None:
+            print_(f"certificate: {escape(report.certificate.promise)}")
         up = report.federation.bytes_up
         print_(
             f"training sent {bytes_text(up['weights'])} of weights and {bytes_text(up['features'])} of features up; the raw images would have been {bytes_text(report.federation.raw_images_bytes)}"
@@ -207,6 +199,44 @@ def _server_text(config: Config, trained: Sequence[str]) -> str:
     on = "step by step with them" if federation.split else "on its own images" if federation.server_training == "proxy" else ""
     more = f", then {federation.final_server_epochs} epochs more" if federation.final_server_epochs else ""
     return f"; the server {escape(' + '.join(trained))}{f' {on}' if on else ''}{more}"
+
+
+def _comparison(report: Report) -> Table:
+    """Compares the operating point with its alternatives."""
+    point, hardware = report.operating_point, report.hardware
+    costs = ["latency, no load", "device energy, no load"] if hardware else []
+    table = Table("", "accuracy", "leaves the device", "bytes a sample", *costs, title="operating point and what to compare it with", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    low, high = point.accuracy_interval
+    own = [percent(point.accuracy), percent(point.offload_rate), f"{point.bytes_per_sample:,.0f}"]
+    own += [milliseconds(hardware.no_load_latency_ms), millijoules(hardware.no_load_energy_mj)] if hardware else []
+    table.add_row(f"[bold]operating point[/bold] ({percent(low)} to {percent(high)})", *(f"[bold]{text}[/bold]" for text in own))
+    for name, row in report.baselines.items():
+        texts = [percent(row.accuracy), percent(row.offload_rate), f"{row.bytes_per_sample:,.0f}"]
+        table.add_row(name.replace("_", " "), *texts, *([milliseconds(row.latency_ms), millijoules(row.energy_mj)] if hardware else []))
+    return table
+
+
+def _load_tables(report: Report) -> Iterator[Table]:
+    """Shows what queues make of the load: latencies by who answers, and how busy machines and links are."""
+    load = report.simulation
+    if load is None:
+        return
+    told = f"{load.num_requests:,} requests of {load.num_devices:,} devices, {load.rate_per_device:.3g} a second each: {percent(load.answer_rate, 2)} answered"
+    told += f", {percent(load.accuracy)} of these rightly" if load.accuracy is not None else ""
+    told += f"; {load.num_degraded:,} by the exit at hand" if load.num_degraded else ""
+    told += f"; {load.num_late:,} late" if load.num_late is not None else ""
+    table = Table("answered by", "answers", "mean", "p50", "p95", "p99", title=told, title_justify="left")
+    stations = Table("machine or link", "servers", "busy", "holds up to, a second and device", title="how busy, as predicted", title_justify="left")
+    for column in (*table.columns[1:], *stations.columns[1:]):
+        column.justify = "right"
+    for row in load.latency:
+        table.add_row(escape(row.tier), f"{row.num_answers:,}", *(milliseconds(value) for value in (row.mean, row.p50, row.p95, row.p99)))
+    for station in load.stations:
+        stations.add_row(escape(station.name), str(station.servers), percent(station.predicted_utilisation), rate_text(station.max_rate_per_device))
+    yield table
+    yield stations
 
 
 def _partition_text(config: Config) -> str:

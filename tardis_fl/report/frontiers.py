@@ -13,7 +13,7 @@ from tardis_fl.deployment.sweep import decide, mean_cost
 
 SCHEMA_VERSION = 1
 AXES = {
-    "offload_rate": ("leaves the device", "%"), "bytes": ("bytes a sample, all boundaries", "B"), "macs": ("multiply-accumulates a sample", "M"),
+    "offload_rate": ("share that leaves the device", "%"), "bytes": ("bytes a sample, all boundaries", "B"), "macs": ("multiply-accumulates a sample", "M"),
     "latency_ms": ("mean latency without load", "ms"), "energy_mj": ("mean energy of the device", "mJ"),
 }  # fmt: skip
 """What a person reads for each axis of cost, and its unit."""

@@ -38,7 +38,7 @@ def breakdown(axes: Axes, report: Report) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="ms, mean over all answered requests")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper right", fontsize=8)
 
 
 def saturation(axes: Axes, report: Report) -> None:

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from tardis_fl import __version__
 from tardis_fl.report.results import Report
-from tardis_fl.report.text import bytes_text, cost_text, duration_text, macs_text, millijoules, milliseconds, percent
+from tardis_fl.report.text import bytes_text, cost_text, duration_text, macs_text, millijoules, milliseconds, percent, rate_text
 
 if TYPE_CHECKING:
     from tardis_fl.report.frontiers import FrontierReport
@@ -24,7 +24,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": percent, "size": bytes_text, "duration": duration_text, "macs": macs_text, "count": lambda value: f"{value:,}",
-        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "), "cell": _table_cell, "ms": milliseconds, "mj": millijoules,
+        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "), "cell": _table_cell, "ms": milliseconds, "mj": millijoules, "rate": rate_text,
     }  # fmt: skip
     return environment
 

@@ -55,6 +55,11 @@ def cost_text(axis: str, value: float) -> str:
     return forms[axis](value)
 
 
+def rate_text(per_second: float | None) -> str:
+    """Writes a rate to three digits; None as a dash."""
+    return "-" if per_second is None else f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
 def _three_digits(value: float | None, units: tuple[tuple[str, float], ...], limit: float) -> str:
     if value is None:
         return "-"
