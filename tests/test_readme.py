@@ -42,7 +42,33 @@ def test_the_readme_names_both_make_commands():
     assert all(f"\n{command.split()[1]}:" in targets for command in COMMANDS if command.startswith("make "))
 
 
-@pytest.mark.parametrize("command", PYTHON)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which runs/quickstart is finished, shortened."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_in(folder, ["-m", "tardis_fl.simulate", str(ROOT / "configs" / "quickstart.yaml"), *QUICK])
+    return folder
+
+
+def run_in(folder, arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in PYTHON if "runs/quickstart" in command])
+def test_a_command_on_a_finished_run_works(command, finished):
+    run_in(finished, shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_shipped_configuration_runs(config, tmp_path):
+    run_in(tmp_path, ["-m", "tardis_fl.simulate", str(ROOT / "configs" / config), *QUICK, "--set", "data.dataset=synthetic", "--output", "run"])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", [command for command in PYTHON if "runs/quickstart" not in command])
 def test_a_command_of_the_readme_runs(command, tmp_path):
     """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
     arguments = shlex.split(command)[1:]
@@ -54,21 +80,16 @@ def test_a_command_of_the_readme_runs(command, tmp_path):
         if "sweep" in command:
             arguments[arguments.index("--seeds") + 1] = "1"
         arguments += [*QUICK, *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]), "--output", str(tmp_path / "run")]
-    environment = {**os.environ, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {})}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_in(ROOT, arguments, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {}))
     if trains:
         assert (tmp_path / "run" / ("sweep.md" if "sweep" in command else "report.html")).exists()
 
 
-def test_every_python_block_of_the_readme_runs(tmp_path):
+def test_every_python_block_of_the_readme_runs(finished):
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert blocks
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = [sys.executable, "-m", "tardis_fl.simulate", str(ROOT / "configs" / "quickstart.yaml"), *QUICK]
-    subprocess.run(run, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
     for block in blocks:
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, check=True, timeout=120)
+        run_in(finished, ["-c", block])
 
 
 def test_paths_named_in_the_readme_exist():
