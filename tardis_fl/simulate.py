@@ -39,7 +39,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.artefacts import save_rule
-    from tardis_fl.deployment.deploying import TestImages, deploy_and_measure
+    from tardis_fl.deployment.deploying import Sums, TestImages, deploy_and_measure
     from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.early_exit.counting import oversized, segment_costs
     from tardis_fl.estimate import plan
@@ -98,9 +98,10 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     network = trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
     evidence = Evidence.gather(list(network), dataset, config.deployment.feature_codec, fit=trained.fit, calibrate=trained.calibrate)
     images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
-    deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images)
+    sums = Sums(trained.sums.temperatures, trained.sums.histograms, trained.sums.num_fit) if trained.sums else None
+    deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images, sums=sums)
 
-    report = assemble(config, dataset, trained, costs, deployed, num_fit=len(trained.fit), label_counts=counts, warnings=warnings)
+    report = assemble(config, dataset, trained, costs, deployed, num_fit=trained.num_fit, label_counts=counts, warnings=warnings)
     run.write_exit_table(evidence.tables)
     evidence.save_crossings(folder)
     normalisation = {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)}

@@ -139,6 +139,31 @@ def test_load_and_faults_are_simulated_and_shown(folder):
     assert "Under load" in (target / "report.html").read_text()
 
 
+def test_a_report_with_every_part_comes_back_as_it_was(folder):
+    everything = [
+        HARDWARE, "deployment.load={num_devices: 3, num_requests: 500, deadline_ms: 20.0, arrivals: bursty}", "deployment.certificate={epsilon: 0.3, groups: class, delta: 0.5}",
+        "deployment.measure_codecs=[uint8, 3bit+zlib]", "deployment.faults=[{kind: loss, tier: edge, probability: 0.1}, {kind: crash, tier: cloud, end_s: 1.0}]",
+        "deployment.on_failure=drop", "deployment.policy=patience",
+    ]  # fmt: skip
+    report, target = redeploy(folder, everything, quiet())
+    assert Report.read(target / "report.json") == report
+    assert report.simulation.num_answered + report.simulation.num_dropped == 500
+    assert None in [row.p99 for row in report.simulation.latency]
+    assert report.boundaries[0].bytes == Report.read(folder / "report.json").boundaries[0].bytes + 3  # what earlier exits said
+
+
+def test_mixing_meets_a_budget_between_two_thresholds(folder):
+    size = Report.read(folder / "report.json").boundaries[0].bytes
+    report, target = redeploy(folder, [f"deployment.bytes_budget={0.31 * size}", "deployment.mixing=true"], quiet())
+    mixing = report.operating_point.mixing
+    assert mixing is not None
+    assert 0 < mixing.share < 1
+    assert mixing.thresholds != report.operating_point.thresholds
+    again, _ = redeploy(folder, [f"deployment.bytes_budget={0.31 * size}", "deployment.mixing=true"], quiet())
+    assert again.operating_point == report.operating_point
+    assert json.loads((target / "model" / "manifest.json").read_text())["deployment"]["mixed"]["share"] == mixing.share
+
+
 def test_an_unstable_load_names_the_server_and_what_would_hold(folder):
     result = CliRunner().invoke(
         app,

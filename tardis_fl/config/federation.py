@@ -160,6 +160,8 @@ class FederationConfig(Section):
     """Share of the training images that the server keeps as its own and deals to no client (server_training proxy)."""
     evaluate_every: NonNegativeInt = 1
     """Rounds between evaluations on the clients' fit samples; 0: only after the last round."""
+    calibration: Literal["tables", "sums"] = "tables"
+    """How temperatures and thresholds come about after the last round. tables: from all clients' logits, labels and features of held-out samples. sums: clients get the whole network and send sums over their held-out samples: losses at some temperatures, and counts of scores by right and wrong; thresholds then lie at thousandths."""
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a round's clients that may fail before the run stops with exit code 4."""
     deadline_s: PositiveFloat | None = None

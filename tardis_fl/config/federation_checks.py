@@ -19,6 +19,7 @@ KEYS_OF_FEATURES = (
     "feature_buffer_rounds",
     "final_feature_views",
 )
+POLICIES_OF_SUMS = ("max_softmax", "margin", "entropy", "patience")
 
 
 def federation_problems(config: Config) -> Iterator[Problem]:
@@ -28,6 +29,8 @@ def federation_problems(config: Config) -> Iterator[Problem]:
     yield from _aggregation(config)
     yield from _time(config)
     yield from _faults(config)
+    if config.calibrates_by_sums:
+        yield from _sums(config)
 
 
 def _depths(config: Config) -> Iterator[Problem]:
@@ -178,6 +181,27 @@ def _faults(config: Config) -> Iterator[Problem]:
             yield Problem(
                 f"{path}.kind", "straggler", "computing takes no time on the virtual clock: give a group of federation.fleet a device", ("federation.fleet",)
             )
+
+
+def _sums(config: Config) -> Iterator[Problem]:
+    """Yields what a deployment can't be made of sums for."""
+    deployment, path = config.deployment, "federation.calibration"
+    policy, wanted = deployment.policy, f"wanted tables, or the policy {', '.join(POLICIES_OF_SUMS[:-1])} or {POLICIES_OF_SUMS[-1]}"
+    if policy == "gain":
+        yield Problem(path, "sums", f"the policy 'gain' is fitted on tables; {wanted}", ("deployment.policy",))
+    elif policy not in POLICIES_OF_SUMS:
+        yield Problem(path, "sums", f"clients don't know the function {policy!r}; {wanted}", ("deployment.policy",))
+    if deployment.certificate is not None:
+        yield Problem(path, "sums", "a certificate needs the table of the calibrate role; wanted tables", ("deployment.certificate",))
+    if deployment.thresholds is not None:
+        yield Problem(
+            path,
+            "sums",
+            "of fixed thresholds the counts don't tell what they do; wanted tables, or a target to choose thresholds for",
+            ("deployment.thresholds",),
+        )
+    elif deployment.certificate is None and deployment.threshold_mode == "per_exit" and config.num_segments > 2:
+        yield Problem(path, "sums", "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared", ("deployment.threshold_mode",))
 
 
 def federation_warnings(config: Config) -> Iterator[str]:

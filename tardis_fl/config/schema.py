@@ -190,6 +190,11 @@ class Config(Section):
         return federation.feature_timing == "stale" and asked and self.server_start < self.num_segments
 
     @property
+    def calibrates_by_sums(self) -> bool:
+        """Whether clients send sums over their hold-outs instead of tables, for which they get the whole network."""
+        return self.federation.calibration == "sums"
+
+    @property
     def group_sizes(self) -> list[int]:
         """Clients in each group: by their shares, where the largest remainders get one more."""
         exact = [group.share * self.federation.num_clients for group in self.groups]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tardis_fl.early_exit.evaluation import FitTable
+from tardis_fl.early_exit.temperature_sums import LOG_TEMPERATURE_RANGE, LOG_TOLERANCE
 
-LOG_TEMPERATURE_RANGE = (-3.0, 3.0)  # 0.05 to 20
 ECE_BINS = 15
 
 
@@ -42,7 +42,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     ratio = (5**0.5 - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     loss_left, loss_right = loss(left), loss(right)
-    while high - low > 1e-4:
+    while high - low > LOG_TOLERANCE:
         if loss_left < loss_right:
             high, right, loss_right = right, left, loss_left
             left = high - ratio * (high - low)

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from tardis_fl.deployment.plain_scores import entropy, margin
 from tardis_fl.early_exit.evaluation import FitTable
+from tardis_fl.early_exit.scores import entropy, margin
 
 Floats = npt.NDArray[np.float64]
 PENALTY = 1e-3  # L2, on the coefficients of standardised statistics

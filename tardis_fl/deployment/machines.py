@@ -84,15 +84,22 @@ class Machines:
         found = Latency.of(np.asarray(self.latency_ms)[exits])
         return {"mean": found.mean, "p50": found.p50, "p95": found.p95, "p99": found.p99}
 
-    def picture_latency_ms(self, size: float) -> float:
-        """Returns the latency where the device sends a picture of so many bytes, tiers between pass it on, and the last one computes everything."""
+    def picture_latency_ms(self, size: float) -> float | None:
+        """Returns the latency where the device sends a picture of so many bytes, tiers between pass it on, and the last one computes everything.
+
+        None where it doesn't fit into a link's frame.
+        """
         last = len(self.system.tiers) - 1
+        if not all(link.carries(size) for link in self.system.links):
+            return None
         skipped = sum(tier.service_s for tier in self.picture_system.tiers[:-1])
         return MS * (no_load_latency(self.picture_system, last, [size] * last) - skipped)
 
     def picture_energy_mj(self, size: float) -> float | None:
-        """Returns the device's energy for that; None where its power isn't known."""
+        """Returns the device's energy for that; None where its power isn't known, or the picture doesn't fit."""
         last, power = len(self.system.tiers) - 1, self.system.power
+        if not all(link.carries(size) for link in self.system.links):
+            return None
         joules = no_load_energy(self.picture_system, last, [size] * last)
         if joules is None or power is None:
             return None

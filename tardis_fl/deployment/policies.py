@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from tardis_fl.deployment.gain import fit_gain, gain_score
-from tardis_fl.deployment.plain_scores import POLICIES, score
 from tardis_fl.early_exit.confidence import Score, checked_scores
 from tardis_fl.early_exit.evaluation import ExitTable, FitTable
-from tardis_fl.early_exit.patience import patience_scores
+from tardis_fl.early_exit.scores import PATIENCE, POLICIES, early_scores, score
 from tardis_fl.users_functions import imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PATIENCE, GAIN = "patience", "gain"
+GAIN = "gain"
 POLICY_NAMES = (*POLICIES, PATIENCE, GAIN)
 USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 PATIENCE_BYTES = 3  # a class as uint16 and a run length as uint8
@@ -67,8 +66,8 @@ class ScoringRule:
     def scores(self, logits: Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Scores the early exits of logits (exits, N, classes): (exits - 1, N)."""
         rows = torch.as_tensor(logits)
-        if self.needs_earlier_exits:
-            return patience_scores(rows)[:-1].numpy()
+        if self.policy in (*POLICIES, PATIENCE):
+            return early_scores(self.policy, rows, self.temperatures).numpy()
         return torch.stack([self.at(exit)(row) for exit, row in enumerate(rows[:-1])]).numpy()
 
     def table_scores(self, table: ExitTable) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from tardis_fl.config.schema import Config
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.federation import messages
+from tardis_fl.federation.calibration_sums import client_histograms, client_temperature_sums, held_out_answers
 from tardis_fl.federation.local_training import Lesson, answering_exits, build_distillation, held_out_logits, train_segments, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch
 from tardis_fl.federation.normalisation import client_statistics
@@ -137,6 +138,26 @@ def tables(message: Message, context: Context) -> Message:
     return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(tensors)}), reply_to=message)
 
 
+@app.query("temperatures")
+def temperatures(message: Message, context: Context) -> Message:
+    """Returns sums over the fit samples at some temperatures; with weights, the held-out samples pass the whole network first."""
+    request = _Request.open(message, context)
+    if messages.WEIGHTS in message.content:
+        request.load_weights()
+        context.state[messages.ANSWERS] = held_out_answers(request.workspace, request.shard)
+    sums = client_temperature_sums(request.workspace, request.shard, request.answers(), list(request.values["inverse_temperatures"]))
+    return Message(RecordDict({messages.METRICS: sums}), reply_to=message)
+
+
+@app.query("histograms")
+def histograms(message: Message, context: Context) -> Message:
+    """Returns how many calibrate samples have which score, by right and wrong; forgets what it kept of them."""
+    request = _Request.open(message, context)
+    counts = client_histograms(request.workspace, request.shard, request.answers(), list(request.values["temperatures"]), int(request.values["bins"]))
+    context.state.pop(messages.ANSWERS)
+    return Message(RecordDict({messages.METRICS: counts}), reply_to=message)
+
+
 @dataclass(frozen=True)
 class _Request:
     """A message with what this process has for it."""
@@ -200,6 +221,11 @@ class _Request:
     def keep_own_norms(self) -> None:
         if self.config.model.norm == "batch_local":
             self.context.state[messages.OWN_NORMS] = messages.pack_tensors(self.workspace.weights.flatten_norms(self.workspace.weights.keys(self.depth)))
+
+    def answers(self) -> ArrayRecord:
+        if messages.ANSWERS not in self.context.state:
+            raise RuntimeError("got a question about its hold-outs before the weights to pass them through; wanted query.temperatures with weights first")
+        return self.context.state.array_records[messages.ANSWERS]
 
     def received(self) -> Flat:
         return messages.unpack_tensors(self.content.array_records[messages.WEIGHTS])

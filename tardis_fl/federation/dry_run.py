@@ -37,4 +37,6 @@ def check_codecs(segments: Sequence[Segment], images: Tensor, config: Config) ->
                 encode(x, codec)
             except RunError as error:
                 name = config.tiers[number - 1].name
-                raise ConfigError(f"{key}: got {codec!r}; for what leaves {name!r}, {error}; wanted another codec, such as uint8 or float32, or another network") from None
+                raise ConfigError(
+                    f"{key}: got {codec!r}; for what leaves {name!r}, {error}; wanted another codec, such as uint8 or float32, or another network"
+                ) from None

@@ -20,7 +20,7 @@ class Failure:
     Attributes:
         round: The round, from 1.
         client: The client's number.
-        stage: train, features, statistics, evaluate or tables.
+        stage: train, features, statistics, evaluate, tables or calibrate.
         kind: error: it raised; dropout: no answer; rejected: its update doesn't fit, isn't finite or has exploded; late: after the deadline.
         reason: One line.
         details: The client's own traceback, or the reason again.

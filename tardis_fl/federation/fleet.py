@@ -77,7 +77,7 @@ class Fleet:
 
     def ask(
         self, message_type: str, clients: Sequence[int], *, round_number: int, weights: Flat | None = None,
-        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, **values: float | list[float],
+        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, depth: int | None = None, **values: float | list[float],
     ) -> Iterator[Reply]:  # fmt: skip
         """Asks clients and yields their replies in ascending order of client, each as soon as its turn has come.
 
@@ -85,13 +85,14 @@ class Fleet:
             message_type: One of the types in `messages`.
             clients: Whom to ask; their order doesn't matter.
             round_number: The round, from 1; 0 is before the first.
-            weights: Global weights; each client is sent those of the segments that it holds.
+            weights: Global weights; each client is sent those of the segments that it works with.
             extras: Features for single clients.
             max_depth: Clients are to work with as many segments at most; None: with all that they hold.
+            depth: Clients are to work with just as many segments, whatever they hold.
             values: Further numbers of the request.
         """
         order = sorted(clients)
-        depths = {client: min(self.population.depth(client), max_depth or self._num_segments) for client in order}
+        depths = {client: depth or min(self.population.depth(client), max_depth or self._num_segments) for client in order}
         contents = self._contents(sorted(set(depths.values())), round_number, weights, values)
         base_sizes = {depth: messages.content_bytes(content) for depth, content in contents.items()}
         begins = message_type == messages.TRAIN or (message_type == messages.SPLIT and weights is not None)

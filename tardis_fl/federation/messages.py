@@ -29,10 +29,13 @@ FEATURES = "query.features"
 STATISTICS = "query.statistics"
 EVALUATE = "evaluate"
 TABLES = "query.tables"
+TEMPERATURES = "query.temperatures"
+HISTOGRAMS = "query.histograms"
 
 WEIGHTS, FEATURES_KIND, METRICS = "weights", "features", "metrics"
 KINDS = (WEIGHTS, FEATURES_KIND, METRICS)
 OWN_NORMS = "own_norms"  # in a client's state: its norm layers, where these are its own
+ANSWERS = "answers"  # in a client's state: logits of its hold-outs, from one question about them to the next
 
 NPY = "numpy.ndarray"  # Flower's name for NumPy's file format
 
@@ -158,7 +161,7 @@ class Counts:
 class Ledger:
     """Bytes that crossed the network between server and clients, by direction and kind.
 
-    Arrays are counted as their serialised payload; instructions and counts are `metrics`.
+    Arrays are counted as their serialised payload; instructions, sums and counts are `metrics`.
     """
 
     up: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
@@ -178,7 +181,7 @@ def content_bytes(content: RecordDict) -> dict[str, int]:
     sizes = dict.fromkeys(KINDS, 0)
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            sizes[WEIGHTS if name == WEIGHTS else FEATURES_KIND] += sum(len(array.data) for array in record.values())
+            sizes[name if name in (WEIGHTS, METRICS) else FEATURES_KIND] += sum(len(array.data) for array in record.values())
         else:
             sizes[METRICS] += len(record.deflate())
     return sizes

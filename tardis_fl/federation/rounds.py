@@ -1,4 +1,4 @@
-"""The federated training, from the first round to the exit tables of the clients' hold-outs."""
+"""The federated training, from the first round to the exit tables of the clients' hold-outs, or sums over these."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTabl
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
+from tardis_fl.federation.calibration_sums import STAGE, CalibrationSums, collect_sums
 from tardis_fl.federation.clock import VirtualClock
 from tardis_fl.federation.events import Listener, RoundRecord, Snapshot
 from tardis_fl.federation.feature_buffer import FeatureBuffer, by_depth
@@ -44,7 +46,8 @@ class Trained:
 
     Attributes:
         network: The trained network, all segments.
-        fit, calibrate: Exit tables of the clients' hold-outs.
+        fit, calibrate: Exit tables of the clients' hold-outs; None where they sent sums.
+        sums: What clients sent instead of tables (federation.calibration: sums); None where they sent tables.
         rounds: One record a round.
         final_epochs: One record for each of the server's final epochs.
         ledger: Bytes by direction and kind.
@@ -55,8 +58,9 @@ class Trained:
     """
 
     network: EarlyExitNetwork
-    fit: FitTable
-    calibrate: CalibrationTable
+    fit: FitTable | None
+    calibrate: CalibrationTable | None
+    sums: CalibrationSums | None
     rounds: list[RoundRecord]
     final_epochs: list[RoundRecord]
     ledger: Ledger
@@ -64,6 +68,13 @@ class Trained:
     failures: Mapping[str, int]
     num_unused: int
     seconds: float
+
+    @property
+    def num_fit(self) -> int:
+        """Fit samples behind the temperatures."""
+        if self.sums is not None:
+            return self.sums.num_fit
+        return len(self.fit) if self.fit is not None else 0
 
 
 @dataclass(frozen=True)
@@ -99,9 +110,10 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener, past: Past
         for epoch in range(len(final_epochs), config.federation.final_server_epochs):
             final_epochs.append(server.run_final_epoch(epoch))
             listener.epoch_done(final_epochs[-1], server.snapshot)
-    fit, calibrate = server.exit_tables()
+    sums = server.calibration_sums() if config.calibrates_by_sums else None
+    fit, calibrate = server.exit_tables() if sums is None else (None, None)
     return Trained(
-        network=server.network, fit=fit, calibrate=calibrate, rounds=rounds, final_epochs=final_epochs, ledger=fleet.ledger,
+        network=server.network, fit=fit, calibrate=calibrate, sums=sums, rounds=rounds, final_epochs=final_epochs, ledger=fleet.ledger,
         num_train=sum(fleet.num_train.values()), failures=dict(server.failures), num_unused=server.num_unused, seconds=server.seconds,
     )  # fmt: skip
 
@@ -207,6 +219,15 @@ class FederationServer:
                 tables[role].append(kind(logits, labels, tensors[f"{prefix}sample_ids"].numpy(), np.full(len(labels), reply.client)))
         now.check()
         return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
+
+    def calibration_sums(self) -> CalibrationSums:
+        """Sends all clients the whole network, and asks for sums over their hold-outs in place of tables."""
+        federation = self._config.federation
+        now = self._begin(federation.rounds + self._epochs_done, range(federation.num_clients))
+        return collect_sums(
+            self._ask, lambda client, why: self._fail(client, STAGE, "rejected", f"{why}; rejected"), now.check,
+            weights=HeldWeights(self._segments).flatten(), num_exits=len(self._segments),
+        )  # fmt: skip
 
     def snapshot(self) -> Snapshot:
         """Returns all that `restore` needs after a complete round or final epoch."""
@@ -387,11 +408,12 @@ class FederationServer:
 
     def _ask(
         self, stage: str, message_type: str, *, clients: Sequence[int] | None = None, weights: Flat | None = None,
-        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, **values: float | list[float],
+        extras: Mapping[int, ArrayRecord] | None = None, max_depth: int | None = None, depth: int | None = None, **values: float | list[float],
     ) -> Iterator[tuple[Reply, RecordDict]]:  # fmt: skip
         """Asks clients, or all of the round that haven't failed yet; yields who answered with what, ascending."""
         asked = self._now.healthy if clients is None else clients
-        for reply in self._fleet.ask(message_type, asked, round_number=self._now.number, weights=weights, extras=extras, max_depth=max_depth, **values):
+        options: dict[str, Any] = {"weights": weights, "extras": extras, "max_depth": max_depth, "depth": depth, **values}
+        for reply in self._fleet.ask(message_type, asked, round_number=self._now.number, **options):
             if reply.content is None:
                 self._fail(reply.client, stage, reply.kind, str(reply.error))
             else:

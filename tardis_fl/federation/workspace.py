@@ -31,7 +31,7 @@ class Workspace:
         dataset: Both splits; clients use the training split only.
         partition: Every client's shard.
         data: The training split as clients see it.
-        segments: As many as the deepest client holds; every message brings their weights.
+        segments: As many as the deepest client works with; every message brings their weights.
         precision: Arithmetic of training.
         device: Where it computes.
     """
@@ -67,7 +67,7 @@ def open_workspace(config_json: str) -> Workspace:
         dataset=dataset,
         partition=load_partition(config, dataset),
         data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment, device),
-        segments=list(new_network(config, dataset.num_classes).to(device))[: config.max_depth],
+        segments=list(new_network(config, dataset.num_classes).to(device))[: config.num_segments if config.calibrates_by_sums else config.max_depth],
         precision=resolve_precision(config.runtime),
         device=device,
     )

@@ -35,7 +35,9 @@ class _Device(_Entry):
     active_w: Amount | None = None
 
     def profile(self) -> DeviceProfile:
-        return DeviceProfile(self.dense_gflop_per_s * GIGA, (self.depthwise_gflop_per_s or self.dense_gflop_per_s) * GIGA, self.idle_w, self.active_w, self.source)
+        return DeviceProfile(
+            self.dense_gflop_per_s * GIGA, (self.depthwise_gflop_per_s or self.dense_gflop_per_s) * GIGA, self.idle_w, self.active_w, self.source
+        )
 
 
 class _Link(_Entry):

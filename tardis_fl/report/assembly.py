@@ -17,10 +17,10 @@ from tardis_fl.deployment.calibration import auroc, expected_calibration_error
 from tardis_fl.deployment.certificates import Certificate, Evaluation, GroupRisk
 from tardis_fl.deployment.deploying import Deployed
 from tardis_fl.deployment.machines import Machines
-from tardis_fl.deployment.plain_scores import POLICIES
 from tardis_fl.deployment.policies import table_scores
 from tardis_fl.deployment.sweep import Sweep
 from tardis_fl.early_exit.counting import SegmentCost
+from tardis_fl.early_exit.scores import POLICIES
 from tardis_fl.federation.events import RoundRecord
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import deployment_results as parts

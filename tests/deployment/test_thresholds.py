@@ -14,10 +14,10 @@ from tardis_fl.config.schema import DeploymentConfig
 from tardis_fl.deployment.baselines import baselines
 from tardis_fl.deployment.calibration import auroc, expected_calibration_error, fit_temperature
 from tardis_fl.deployment.escalation import Outcome
-from tardis_fl.deployment.plain_scores import POLICIES, score
 from tardis_fl.deployment.policies import table_scores
 from tardis_fl.deployment.thresholds import NEVER_ESCALATE, NEVER_EXIT, Target, choose_thresholds, decide, sweep
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable
+from tardis_fl.early_exit.scores import POLICIES, score
 from tardis_fl.errors import RunError
 from tests.reference import deployment as reference
 from tests.reference import frontier as frontier_reference

@@ -72,13 +72,17 @@ class Link:
         if not (0 <= self.delay_s < float("inf") and 0 <= self.jitter_s < float("inf")):
             raise ConfigError(f"{self.name}: got a delay of {self.delay_s} s and a jitter of {self.jitter_s} s; wanted finite times of at least 0")
 
+    def carries(self, num_bytes: float) -> bool:
+        """Whether a message fits into a frame, or may be sent as several."""
+        return self.max_payload_bytes is None or self.fragments or num_bytes <= self.max_payload_bytes
+
     def check_payload(self, num_bytes: float) -> None:
         """Refuses a message that no frame carries.
 
         Raises:
             ConfigError: Says what came and what fits.
         """
-        if self.max_payload_bytes is not None and not self.fragments and num_bytes > self.max_payload_bytes:
+        if not self.carries(num_bytes):
             raise ConfigError(
                 f"{self.name}: a message of {num_bytes:,.0f} bytes doesn't fit into a frame of {self.max_payload_bytes}; "
                 "wanted a codec or a cut with smaller features, or fragments: true"
