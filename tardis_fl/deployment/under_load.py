@@ -88,7 +88,7 @@ def _curve(system: System, workload: Workload, load: LoadConfig, seed: int) -> l
         result = simulate(system, other, seed=seed)
         latencies = result.latencies()
         p95 = float(np.quantile(latencies, 0.95)) if len(latencies) >= 130 else None
-        points.append((other.arrivals.rate, float(latencies.mean()), p95))
+        points.append((other.rate, float(latencies.mean()), p95))
     return points
 
 

@@ -33,7 +33,7 @@ def simulation_result(config: Config, load: LoadResult) -> parts.SimulationResul
         num_devices=load.workload.num_devices,
         num_requests=len(result),
         simulated_seconds=result.wall_s,
-        rate_per_device=float(load.workload.arrivals.rate),
+        rate_per_device=load.workload.rate,
         stations=[
             parts.StationResult(station.name, station.servers, measured, station.utilisation, station.max_rate_per_device)
             for station, measured in zip(result.stations, result.utilisation, strict=True)

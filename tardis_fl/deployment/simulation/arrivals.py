@@ -19,9 +19,8 @@ Devices = npt.NDArray[np.int32]
 class Arrivals(Protocol):
     """A way in which the requests of a number of devices come."""
 
-    @property
-    def rate(self) -> float:
-        """Mean requests a second and device."""
+    def mean_rate(self, num_devices: int) -> float:
+        """Returns the mean requests a second and device."""
 
     def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
         """Returns intended send times (N,), ascending, and the device of each."""
@@ -40,6 +39,10 @@ class Poisson:
 
     def __post_init__(self) -> None:
         _checked("the rate", self.rate)
+
+    def mean_rate(self, num_devices: int) -> float:
+        """Returns the rate."""
+        return self.rate
 
     def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
         """Draws the superposition of all devices, which is Poisson too, with the device of each request drawn evenly."""
@@ -67,12 +70,12 @@ class Bursty:
         for name, value in (("the rate", self.burst_rate), ("a mean burst of", self.on_s), ("a mean silence of", self.off_s)):
             _checked(name, value)
 
-    @property
-    def rate(self) -> float:
+    def mean_rate(self, num_devices: int) -> float:
+        """Returns the mean requests a second and device, silences included."""
         return self.burst_rate * self.on_s / (self.on_s + self.off_s)
 
     def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
-        horizon = 1.1 * num_requests / (self.rate * num_devices) + 5 * (self.on_s + self.off_s)
+        horizon = 1.1 * num_requests / (self.mean_rate(num_devices) * num_devices) + 5 * (self.on_s + self.off_s)
         while True:
             parts = [self._one(horizon, rng) for _ in range(num_devices)]
             times, devices = np.concatenate(parts), np.repeat(np.arange(num_devices, dtype=np.int32), [len(part) for part in parts])
@@ -107,6 +110,10 @@ class Periodic:
     def __post_init__(self) -> None:
         _checked("the rate", self.rate)
 
+    def mean_rate(self, num_devices: int) -> float:
+        """Returns the rate."""
+        return self.rate
+
     def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
         phases = rng.random(num_devices) / self.rate
         order = np.argsort(phases, kind="stable")
@@ -127,11 +134,10 @@ class Trace:
     times: Floats
     devices: Devices | None = None
 
-    @property
-    def rate(self) -> float:
+    def mean_rate(self, num_devices: int) -> float:
+        """Returns the requests a second and device over the time that was recorded; 0 where all came at once."""
         span = float(self.times[-1] - self.times[0])
-        num_devices = int(self.devices.max()) + 1 if self.devices is not None else 1
-        return (len(self.times) - 1) / span / num_devices if span > 0 else math.inf
+        return (len(self.times) - 1) / span / num_devices if span > 0 else 0.0
 
     def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
         """Returns the recorded requests, as many as there are and at most so many; `rng` isn't used."""

@@ -16,7 +16,8 @@ Floats = npt.NDArray[np.float64]
 class RadioUse:
     """Adds up what all devices' radios do.
 
-    A tail's states follow each activity and end early where the next begins. Activities of one device that overlap count as one for its tails.
+    A tail's states follow each activity and end early where the next begins. Activities of one device that overlap count as one for its tails;
+    what lies beyond the simulated time isn't counted.
 
     Args:
         radio: Powers and tails; None: nothing is counted.

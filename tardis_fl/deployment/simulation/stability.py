@@ -32,7 +32,7 @@ def stability(system: System, workload: Workload) -> list[Station]:
     Batches count as full, where a tier has them. Lost messages count with the time their repetition takes; outages and crashes aren't
     counted, since they end.
     """
-    rate, reach = workload.arrivals.rate, workload.reach(len(system.tiers))
+    rate, reach = workload.rate, workload.reach(len(system.tiers))
     stations = []
     for number, tier in enumerate(system.tiers):
         sources = 1 if number == 0 else workload.num_devices

@@ -39,6 +39,11 @@ class Workload:
         if self.bytes_up.ndim != 2 or self.bytes_up.shape[1] not in (1, samples):
             raise ValueError(f"bytes_up: got the shape {self.bytes_up.shape}; wanted (boundaries, {samples}) or (boundaries, 1)")
 
+    @property
+    def rate(self) -> float:
+        """Mean requests a second and device."""
+        return self.arrivals.mean_rate(self.num_devices)
+
     def reach(self, num_tiers: int) -> npt.NDArray[np.float64]:
         """Returns the share of requests that reach each tier (tiers,), without faults."""
         counts = np.bincount(self.exits, minlength=num_tiers)
