@@ -28,12 +28,12 @@ def test_counts_bytes_and_places_to_cut_are_listed():
 
 def test_another_number_of_tiers_names_the_cuts_it_gets():
     assert "cut after layer1_1, layer2_0, layer3_0" in described(
-        "--set", "model.backbone=resnet20", "--set", "tiers=[{name: a}, {name: b}, {name: c}, {name: d}]"
+        "--set", "model.backbone=resnet20", "--set", "tiers=[{name: a}, {name: b}, {name: c}, {name: d}]", "--set", "deployment.hardware=null"
     )
 
 
 def test_too_many_tiers_are_one_message():
     tiers = "[" + ", ".join(f"{{name: t{number}}}" for number in range(15)) + "]"
-    done = CliRunner().invoke(app, ["describe", QUICKSTART, "--set", "model.backbone=vgg11", "--set", f"tiers={tiers}"])
+    done = CliRunner().invoke(app, ["describe", QUICKSTART, "--set", "model.backbone=vgg11", "--set", f"tiers={tiers}", "--set", "deployment.hardware=null"])
     assert done.exit_code == 2
     assert "tiers: got 15 tiers; the backbone 'vgg11' can't be cut so" in done.output

@@ -64,7 +64,21 @@ def test_a_command_on_a_finished_run_works(command, finished):
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
 def test_every_shipped_configuration_runs(config, tmp_path):
-    run_in(tmp_path, ["-m", "tardis_fl.simulate", str(ROOT / "configs" / config), *QUICK, "--set", "data.dataset=synthetic", "--output", "run"])
+    run_in(
+        tmp_path,
+        [
+            "-m",
+            "tardis_fl.simulate",
+            str(ROOT / "configs" / config),
+            *QUICK,
+            "--set",
+            "data.dataset=synthetic",
+            "--set",
+            "data.max_train_samples=2000",
+            "--output",
+            "run",
+        ],
+    )
     assert (tmp_path / "run" / "report.html").exists()
 
 

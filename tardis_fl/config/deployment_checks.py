@@ -110,7 +110,7 @@ def _hardware(config: Config) -> Iterator[Problem]:
     ):  # fmt: skip
         got = getattr(hardware, key)
         if got is not None and len(got) != wanted:
-            yield Problem(f"deployment.hardware.{key}", f"{len(got)} entries", f"wanted {wanted}: {what}", ("tiers",))
+            yield Problem(f"deployment.hardware.{key}", f"{len(got)} entries", f"wanted {wanted}: {what} (or deployment.hardware: null)", ("tiers",))
 
 
 def _load(config: Config) -> Iterator[Problem]:
