@@ -181,6 +181,7 @@ def export_onnx(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model, such as runs/NAME/model.", show_default=False)],
     samples: Annotated[int, typer.Option("--samples", min=1, help="Random images to compare the decisions of ONNX Runtime and PyTorch on.")] = 256,
     factory: Annotated[str | None, typer.Option("--factory", metavar="MODULE:FUNCTION", help="Builds the model, where it is a converted one.")] = None,
+    trust_functions: Annotated[bool, typer.Option("--trust-functions", help="Import and run a policy of the model that is somebody's function.")] = False,
 ) -> None:
     """Write each segment of a saved model as ONNX, and check that ONNX Runtime decides like PyTorch."""
     with _errors_for_people():
@@ -195,7 +196,7 @@ def export_onnx(
         for path in export(folder, build):
             print(path)
         images = torch.randn(samples, *read_manifest(folder)["input_shape"], generator=torch.Generator().manual_seed(0))
-        found = compare_onnx(folder, images, build)
+        found = compare_onnx(folder, images, build, trust_functions=trust_functions)
         print(
             f"{found.num_samples} random images: {found.num_samples - found.num_other_exit} leave at the same exit in ONNX Runtime and PyTorch "
             f"({found.num_near_threshold} lie at a threshold); largest difference of a logit {found.max_difference:.1g}"

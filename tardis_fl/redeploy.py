@@ -117,7 +117,7 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> Finished
         raise ConfigError(f"deploying again changes the section deployment only, and these are of the training: {'; '.join(trained)}; run simulate for them")
     report = Report.read(folder / "report.json")
     use_threads(config.runtime)
-    bundle = load_bundle(folder / "model")
+    bundle = load_bundle(folder / "model", trust_functions=True)  # the user's own run
     costs = segment_costs(bundle.network, bundle.manifest["input_shape"])
     evidence = Evidence.read(folder)
     images = None

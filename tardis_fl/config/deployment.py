@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -10,6 +11,8 @@ from tardis_fl.codecs.names import parse_codec
 from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 Axis = Literal["offload_rate", "bytes", "macs", "latency_ms", "energy_mj"]
+POLICY_NAMES = ("max_softmax", "margin", "entropy", "patience", "gain")
+USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 TARGETS = ("max_accuracy_drop", "target_offload_rate", "latency_budget_ms", "energy_budget_mj", "bytes_budget", "certificate", "thresholds")
 
 

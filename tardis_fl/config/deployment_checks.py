@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tardis_fl.config.deployment import TARGETS, DeploymentFaultConfig
+from tardis_fl.config.deployment import POLICY_NAMES, TARGETS, USERS_FUNCTION, DeploymentFaultConfig
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 
-POLICY_NAMES = ("max_softmax", "margin", "entropy", "patience", "gain")
-USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 BUDGETS = ("target_offload_rate", "latency_budget_ms", "energy_budget_mj", "bytes_budget")
 KEYS_OF_ARRIVALS = {"on_seconds": "bursty", "off_seconds": "bursty", "trace": "trace"}
 KEYS_OF_FAULTS = {
@@ -28,8 +25,12 @@ def deployment_problems(config: Config) -> Iterator[Problem]:
     yield from _target(config)
     yield from _hardware(config)
     yield from _load(config)
+    lossy: set[str] = set()
     for number, fault in enumerate(config.deployment.faults):
         yield from _fault(config, fault, f"deployment.faults.{number}")
+        if fault.kind == "loss" and fault.tier in lossy:
+            yield Problem(f"deployment.faults.{number}", f"a second loss on the link from {fault.tier!r}", "wanted at most one for each link")
+        lossy |= {fault.tier} if fault.kind == "loss" else set()
 
 
 def deployment_warnings(config: Config) -> Iterator[str]:

@@ -19,6 +19,7 @@ import tardis_fl
 from tardis_fl.atomic import write_bytes, write_json
 from tardis_fl.codecs.names import parse_codec
 from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.config.deployment import POLICY_NAMES
 from tardis_fl.deployment.escalation import Deployment, Rule, deploy
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.catalogue import CATALOGUE
@@ -129,7 +130,7 @@ def save_rule(path: str | Path, network: EarlyExitNetwork, rule: Rule, *, descri
     )  # fmt: skip
 
 
-def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> Bundle:
+def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None, *, trust_functions: bool = False) -> Bundle:
     """Reads a network back. Every file's hash is checked before its tensors are parsed.
 
     A registered backbone is rebuilt from the manifest. A converted model is known to its user only: `factory` builds
@@ -139,6 +140,7 @@ def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None
     Args:
         path: The folder that `save_bundle` wrote.
         factory: Builds the model, with any weights.
+        trust_functions: Whether a policy that is a function of somebody's (MODULE:FUNCTION) may be imported and called.
 
     Raises:
         DataError: A file is missing, damaged, tampered with, of another format or version, or the factory's model is another one.
@@ -160,6 +162,8 @@ def load_bundle(path: str | Path, factory: Callable[[], nn.Module] | None = None
             raise ValueError(f"it knows no recipe of kind {recipe['kind']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / MANIFEST}: it isn't whole ({type(error).__name__}: {error}); restore the folder") from None
+    if rule.policy not in POLICY_NAMES and not trust_functions:
+        raise DataError(f"{folder}: its policy is the function {rule.policy!r}, which would be imported and run; pass trust_functions=True if you trust it")
     network = _rebuild(folder, recipe, factory)
     if len(network) != len(blobs):
         raise DataError(f"{folder}: the manifest has {len(blobs)} segments, the rebuilt network {len(network)}; was the factory or the folder changed?")

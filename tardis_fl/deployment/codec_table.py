@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tardis_fl.codecs.metering import Meter
 from tardis_fl.codecs.names import parse_codec
-from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.deployment.escalation import Outcome
 from tardis_fl.deployment.images import png_bytes, raw_bytes
+from tardis_fl.deployment.policies import extra_bytes
 from tardis_fl.early_exit.ensemble import ensemble_logits
 from tardis_fl.early_exit.evaluation import evaluate_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
@@ -59,7 +59,7 @@ class ImageRow:
 
 def measure_codecs(
     network: EarlyExitNetwork, inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], codecs: Sequence[str], *,
-    decide: Callable[[Tensor], npt.NDArray[np.int64]], batch_size: int, ensemble: bool = False,
+    decide: Callable[[Tensor], npt.NDArray[np.int64]], batch_size: int, ensemble: bool = False, policy: str = "max_softmax",
 ) -> list[CodecRow]:  # fmt: skip
     """Sends samples through all segments with each codec in turn between them; a deeper segment sees only decoded features.
 
@@ -73,7 +73,8 @@ def measure_codecs(
         decide: Gives each sample's exit (N,) from the logits (exits, N, classes).
         batch_size: Samples at a time.
         ensemble: Whether an exit answers by the geometric mean of itself and the shallower ones. `decide` then gets these means, and what the
-            exits have said so far travels beside the features, a float32 a class.
+            exits have said so far travels beside the features (`extra_bytes`).
+        policy: Of the decisions, for what else travels beside the features.
 
     Raises:
         ValueError: There are no samples, no codec is called so, one is listed twice, or `decide` gives something else than one exit a sample.
@@ -87,7 +88,7 @@ def measure_codecs(
     for codec in codecs:
         sharing.setdefault(parse_codec(codec).quantiser, []).append(codec)
     with evaluation_mode(network):
-        rows = {row.codec: row for names in sharing.values() for row in _one_pass(network, inputs, labels, names, decide, batch_size, ensemble)}
+        rows = {row.codec: row for names in sharing.values() for row in _one_pass(network, inputs, labels, names, decide, batch_size, ensemble, policy)}
     return [rows[codec] for codec in codecs]
 
 
@@ -98,7 +99,7 @@ def image_rows(images: npt.NDArray[np.uint8]) -> list[ImageRow]:
 
 def _one_pass(
     network: EarlyExitNetwork, inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], codecs: Sequence[str],
-    decide: Callable[[Tensor], npt.NDArray[np.int64]], batch_size: int, ensemble: bool,
+    decide: Callable[[Tensor], npt.NDArray[np.int64]], batch_size: int, ensemble: bool, policy: str,
 ) -> Iterator[CodecRow]:  # fmt: skip
     """Yields the rows of codecs that share their quantiser."""
     num_exits, count = len(network), len(labels)
@@ -113,7 +114,7 @@ def _one_pass(
     correct = logits.argmax(2).numpy() == labels
     outcome = Outcome(exits, correct[exits, np.arange(count)], num_exits)
     crosses = exits > np.arange(num_exits - 1)[:, None]  # (boundaries, N)
-    said = sample_bytes(logits.shape[2:], "float32") if ensemble else 0
+    said = extra_bytes(policy, ensemble, logits.shape[2])
     for codec in codecs:
         sent = crosses * (meter.crossing_bytes(codec, num_exits - 1) + said) if num_exits > 1 else np.zeros((0, count), np.int64)
         yield CodecRow(

@@ -239,6 +239,6 @@ def _codecs(config: Config, rule: Rule, network: EarlyExitNetwork, images: TestI
     """Measures the configured codecs at the operating point's thresholds, without mixing."""
     scoring = ScoringRule(rule.policy, rule.temperatures, rule.coefficients)
     return measure_codecs(
-        network, images.inputs, images.labels, list(dict.fromkeys(config.deployment.measure_codecs)), ensemble=rule.ensemble,
+        network, images.inputs, images.labels, list(dict.fromkeys(config.deployment.measure_codecs)), ensemble=rule.ensemble, policy=rule.policy,
         decide=lambda logits: decide(scoring.scores(logits), rule.thresholds), batch_size=config.deployment.batch_size,
     )  # fmt: skip

@@ -61,7 +61,7 @@ def export_onnx(path: str | Path, factory: Callable[[], nn.Module] | None = None
     """
     _need("onnx", "onnxscript")
     folder = Path(path)
-    bundle = load_bundle(folder, factory)
+    bundle = load_bundle(folder, factory, trust_functions=True)  # no policy is run here
     shape = bundle.manifest["input_shape"]
     if shape is None:
         raise RunError(f"{folder}: it doesn't say what input the network takes; save it with input_shape=")
@@ -79,13 +79,15 @@ def export_onnx(path: str | Path, factory: Callable[[], nn.Module] | None = None
     return paths
 
 
-def compare_onnx(path: str | Path, images: Tensor, factory: Callable[[], nn.Module] | None = None) -> Agreement:
+def compare_onnx(
+    path: str | Path, images: Tensor, factory: Callable[[], nn.Module] | None = None, *, trust_functions: bool = False
+) -> Agreement:  # fmt: skip
     """Sends samples through a saved network in PyTorch and in ONNX Runtime and compares the decisions.
 
     Args:
         path: A folder that `export_onnx` wrote to.
         images: (B, ...).
-        factory: As in `load_bundle`.
+        factory, trust_functions: As in `load_bundle`.
 
     Raises:
         RunError: The extra isn't installed, the ONNX files aren't there or not those of the manifest, or a sample that is
@@ -93,7 +95,7 @@ def compare_onnx(path: str | Path, images: Tensor, factory: Callable[[], nn.Modu
     """
     runtime = _need("onnxruntime")
     folder = Path(path)
-    bundle = load_bundle(folder, factory)
+    bundle = load_bundle(folder, factory, trust_functions=trust_functions)
     sessions = [_Session(runtime, folder, entry) for entry in _onnx_entries(folder, bundle)]
     expected, got = _logits_of_both(folder, bundle, sessions, images)
     tables = [_scores(bundle, logits) for logits in (expected, got)]

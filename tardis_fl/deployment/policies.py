@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tardis_fl.config.deployment import POLICY_NAMES, USERS_FUNCTION
 from tardis_fl.deployment.gain import fit_gain, gain_score
 from tardis_fl.early_exit.confidence import Score, checked_scores
 from tardis_fl.early_exit.evaluation import ExitTable, FitTable
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 GAIN = "gain"
-POLICY_NAMES = (*POLICIES, PATIENCE, GAIN)
-USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 PATIENCE_BYTES = 3  # a class as uint16 and a run length as uint8
 BYTES_PER_PROBABILITY = 4
 

@@ -17,7 +17,7 @@ from tardis_fl.deployment.policies import ScoringRule, extra_bytes, fit_scoring
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable, exit_logits
 from tardis_fl.early_exit.patience import patience_scores
-from tardis_fl.errors import ConfigError
+from tardis_fl.errors import ConfigError, DataError
 from tests.deployment.test_thresholds import make_table
 
 TEMPERATURES = (1.3, 0.8, 1.0)
@@ -166,3 +166,10 @@ def test_a_saved_deployment_decides_as_before(network, images, tmp_path):
         bundle.escalate(images)
     with pytest.raises(ValueError, match="mixes two choices of thresholds"):
         bundle.test([(images[:2], torch.zeros(2, dtype=torch.int64))])
+
+
+def test_a_saved_policy_of_somebody_s_is_not_run_unasked(network, tmp_path):
+    save_bundle(tmp_path, network, (0.5, 0.5), policy="tests.deployment.test_policies:second_best")
+    with pytest.raises(DataError, match=r"its policy is the function 'tests.deployment.test_policies:second_best', which would be imported and run"):
+        load_bundle(tmp_path)
+    assert load_bundle(tmp_path, trust_functions=True).rule.policy.endswith("second_best")
