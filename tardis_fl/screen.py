@@ -219,7 +219,7 @@ def _comparison(report: Report) -> Table:
 
 
 def _load_tables(report: Report) -> Iterator[Table]:
-    """Shows what queues make of the load: latencies by who answers, and how busy machines and links are."""
+    """Shows what queues make of the load: how busy machines and links are, and latencies by who answers."""
     load = report.simulation
     if load is None:
         return
@@ -235,8 +235,8 @@ def _load_tables(report: Report) -> Iterator[Table]:
         table.add_row(escape(row.tier), f"{row.num_answers:,}", *(milliseconds(value) for value in (row.mean, row.p50, row.p95, row.p99)))
     for station in load.stations:
         stations.add_row(escape(station.name), str(station.servers), percent(station.predicted_utilisation), rate_text(station.max_rate_per_device))
-    yield table
     yield stations
+    yield table
 
 
 def _partition_text(config: Config) -> str:

@@ -135,6 +135,13 @@ def test_load_and_faults_are_simulated_and_shown(folder):
     assert found.num_answered + found.num_dropped == found.num_requests == 3000
     assert found.num_degraded > 0
     assert found.answer_rate == 1.0
+    outage = found.during_outages
+    assert outage is not None
+    assert 0 < outage.num_requests < 3000
+    assert outage.num_degraded <= found.num_degraded
+    assert outage.answer_rate == 1.0
+    assert outage.latency_mean < found.latency[0].mean  # answers of the exit at hand come at once
+    assert f"Of the {outage.num_requests:,} requests sent while" in (target / "report.md").read_text()
     assert report.operating_point.latency_ms["p95"] == found.latency[0].p95
     assert "Under load" in (target / "report.html").read_text()
 

@@ -250,6 +250,17 @@ class SaturationPoint:
 
 
 @dataclass(frozen=True)
+class OutageResult:
+    """The requests that were sent while a link or a tier was down; accuracy and latency (ms) are of those that were answered."""
+
+    num_requests: int
+    answer_rate: float
+    num_degraded: int
+    accuracy: float | None
+    latency_mean: float | None
+
+
+@dataclass(frozen=True)
 class SimulationResult:
     """Requests over time through queues: what `deployment.load` and `deployment.faults` describe.
 
@@ -280,3 +291,4 @@ class SimulationResult:
     faults: list[str]
     on_failure: str
     warnings: list[str]
+    during_outages: OutageResult | None = None

@@ -7,6 +7,7 @@ import numpy as np
 from tardis_fl.config.schema import Config
 from tardis_fl.deployment.machines import MS
 from tardis_fl.deployment.simulation.results import Latency, Spent
+from tardis_fl.deployment.simulation.system import Crash, Outage
 from tardis_fl.deployment.under_load import LoadResult
 from tardis_fl.report import deployment_results as parts
 
@@ -53,6 +54,25 @@ def simulation_result(config: Config, load: LoadResult) -> parts.SimulationResul
         faults=load.faults,
         on_failure=config.deployment.on_failure,
         warnings=result.warnings,
+        during_outages=_during_outages(load),
+    )  # fmt: skip
+
+
+def _during_outages(load: LoadResult) -> parts.OutageResult | None:
+    """Looks at the requests that were sent while a link or a tier was down; None where none was."""
+    result, workload = load.result, load.workload
+    windows = [(fault.start_s, fault.end_s) for fault in load.system.faults if isinstance(fault, Outage | Crash)]
+    sent = np.zeros(len(result), dtype=bool)
+    for start, end in windows:
+        sent |= (result.sent >= start) & (result.sent < end)
+    if not sent.any():
+        return None
+    answered_by, samples = result.answered_by[sent], result.samples[sent]
+    answered = answered_by >= 0
+    correct = workload.correct[answered_by[answered], samples[answered]] if workload.correct is not None else None
+    return parts.OutageResult(
+        int(sent.sum()), float(answered.mean()), int((answered_by[answered] < workload.exits[samples[answered]]).sum()),
+        float(correct.mean()) if correct is not None and len(correct) else None, MS * float(result.latency[sent][answered].mean()) if answered.any() else None,
     )  # fmt: skip
 
 
