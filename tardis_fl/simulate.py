@@ -41,6 +41,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.deployment.artefacts import save_rule
     from tardis_fl.deployment.deploying import Sums, TestImages, deploy_and_measure
     from tardis_fl.deployment.evidence import Evidence, inputs_of
+    from tardis_fl.deployment.feasibility import check_feasible
     from tardis_fl.early_exit.counting import oversized, segment_costs
     from tardis_fl.estimate import plan
     from tardis_fl.federation.client_app import app as client_app
@@ -71,6 +72,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     check_codecs(list(network), dataset.normalisation(torch.from_numpy(dataset.train.images[:CHECKED_IMAGES])), config)
     height, width, channels = dataset.train.images.shape[1:]
     costs = segment_costs(network, (channels, height, width))
+    check_feasible(config, costs, num_calibrate=sum(len(shard.calibrate) for shard in shards), num_classes=dataset.num_classes)
     tiers = [tier.name for tier in config.tiers]
     left_out = undealt(counts, np.delete(dataset.train.labels, partition.proxy), dataset.class_names)
     warnings = [*dataset.warnings, *([left_out] if left_out else []), *warnings_about(config), *oversized(costs, tiers, dataset.train.image_bytes)]

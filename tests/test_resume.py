@@ -177,6 +177,22 @@ def test_another_configuration_is_refused_and_named(interrupted):
     assert (interrupted / "config.yaml").read_text() == before
 
 
+def test_a_deployment_that_did_not_come_out_is_changed_without_training_again(tmp_path):
+    """A load that no queue holds shows only after the training; its checkpoint stays, and the deployment may change."""
+    heavy = [
+        "deployment.hardware={devices: [mcu-stm32l4r5, rpi-4b, rpi-4b], links: [wifi, wifi]}", "deployment.load={num_devices: 2, rate: 1.0e+6, num_requests: 100}",
+    ]  # fmt: skip
+    with pytest.raises(RunError, match="its queue grows without end"):
+        simulate(small_config(*heavy), tmp_path / "run", quiet())
+    assert not (tmp_path / "run" / "report.json").exists()
+    lines = (tmp_path / "run" / "rounds.jsonl").read_text()
+    report = simulate(small_config(), tmp_path / "run", quiet(), resume=True)
+    assert (tmp_path / "run" / "rounds.jsonl").read_text() == lines
+    assert report.operating_point == simulate(small_config(), tmp_path / "whole", quiet()).operating_point
+    with pytest.raises(ConfigError, match=r"deployment.feature_codec differs .* and deployment, but for deployment.feature_codec"):
+        simulate(small_config("deployment.feature_codec=float32"), tmp_path / "run", quiet(), resume=True)
+
+
 def test_fewer_rounds_than_are_complete_are_refused(tmp_path):
     simulate(small_config(), tmp_path / "run", quiet())
     with pytest.raises(ConfigError, match=r"federation.rounds: got 1; 2 rounds are complete in .*wanted as many or more"):

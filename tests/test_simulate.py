@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tardis_fl.cli import app
 from tardis_fl.config import parse_config
+from tardis_fl.errors import ConfigError, DataError, RunError
 from tardis_fl.screen import Screen
 from tardis_fl.simulate import simulate
 from tests.conftest import ROOT, SMALL, small_config
@@ -239,3 +240,20 @@ def test_help_needs_neither_torch_nor_flower():
 def test_the_resolved_configuration_of_a_run_can_be_run_again(finished):
     resolved = yaml.safe_load((finished[0] / "config.yaml").read_text())
     assert parse_config(yaml.safe_dump(resolved), overrides=["name=again"]).federation == small_config().federation
+
+
+HARDWARE = "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [lora-dr5, 4g], radio: lora}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "expected"),
+    [
+        (["deployment.certificate={}"], DataError, "calibration has 48 samples; a certificate at an epsilon of 0.02 and a delta of 0.1 needs at least 114"),
+        ([HARDWARE], ConfigError, "a message of 520 bytes doesn't fit into a frame of 222"),
+        ([HARDWARE, "deployment.feature_codec=2bit", "deployment.latency_budget_ms=0.000001"], RunError, "a budget of 1e-06 for latency_ms can't be met"),
+    ],
+)
+def test_what_no_training_can_mend_is_said_before_it(overrides, error, expected, tmp_path):
+    with pytest.raises(error, match=expected):
+        simulate(small_config(*overrides), tmp_path / "run", Screen(Console(file=io.StringIO())))
+    assert not (tmp_path / "run").exists()

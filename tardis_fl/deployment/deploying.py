@@ -130,6 +130,8 @@ def deploy_and_measure(
     crossing_bytes = evidence.test_bytes + ready.extra_bytes
     tiers = np.arange(len(costs) - 1)[:, None]
     crosses = outcome.exits > tiers
+    for link, sizes, rows in zip(machines.system.links if machines else (), crossing_bytes, crosses, strict=False):
+        link.check_payload(int(sizes[rows].max()) if rows.any() else 0)
     boundary_bytes = [float(sizes[rows].mean() if rows.any() else sizes.mean()) for sizes, rows in zip(crossing_bytes, crosses, strict=True)]
     rows = baselines(
         evidence.test, outcome, crossing_bytes=crossing_bytes, image_bytes=image_bytes, png_bytes=float(evidence.png_bytes.mean()),

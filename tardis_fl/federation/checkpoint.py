@@ -14,6 +14,7 @@ from tardis_fl.federation.events import Snapshot
 
 FORMAT = 1
 MAY_CHANGE = ("name", "federation.rounds", "data.root", "runtime.cache_dir")  # what a resumed run need not share with the run before
+SEEN_IN_TRAINING = "deployment.feature_codec"  # held-out samples pass it in every round; nothing else of the deployment is seen before it
 
 
 def write_checkpoint(path: Path, snapshot: Snapshot, config: Config) -> None:
@@ -44,17 +45,21 @@ def read_checkpoint(path: Path, config: Config) -> Snapshot:
         raise RunError(f"{path}: this checkpoint is damaged or none of ours ({error}); remove the folder's run, or start anew with another --name") from None
     if form != FORMAT:
         raise RunError(f"{path}: this checkpoint has format {form}, this version of tardis_fl reads {FORMAT}; start anew with another --name")
-    changed = [key for key in changed_keys(saved_config, config.model_dump(mode="json")) if key not in MAY_CHANGE]
+    changed = [key for key in changed_keys(saved_config, config.model_dump(mode="json")) if not _may_change(key)]
     if changed:
         first = changed[0]
         raise ConfigError(
             f"{path}: is of another configuration: {', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'} "
             f"({first}: {_value(saved_config, first)} there, {_value(config.model_dump(mode='json'), first)} now); "
-            f"a resumed run may change only {', '.join(MAY_CHANGE)}; start anew with another --name"
+            f"a resumed run may change only {', '.join(MAY_CHANGE)} and deployment, but for {SEEN_IN_TRAINING}; start anew with another --name"
         )
     if facts["round"] > config.federation.rounds:
         raise ConfigError(f"federation.rounds: got {config.federation.rounds}; {facts['round']} rounds are complete in {path}; wanted as many or more")
     return Snapshot(tensors, facts)
+
+
+def _may_change(key: str) -> bool:
+    return key in MAY_CHANGE or (key.startswith("deployment.") and key != SEEN_IN_TRAINING)
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

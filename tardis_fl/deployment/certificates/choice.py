@@ -105,6 +105,18 @@ def grid_from_fit(table: FitTable, scores: npt.NDArray[np.float64], points: int 
     return np.unique(np.append(reached, 0.0))[::-1]
 
 
+def check_enough(num_samples: int, request: CertificateRequest) -> None:
+    """Refuses a number of calibrate samples from which no certificate can come out, whatever they say.
+
+    Raises:
+        DataError: Says how many it takes.
+    """
+    least = smallest_n(request.epsilon, request.delta, request.method)
+    if num_samples < least:
+        at = f"an epsilon of {request.epsilon:g}" + (f" and a delta of {request.delta:g}" if request.method != "conformal" else "")
+        raise DataError(f"calibration has {num_samples} samples; a certificate at {at} needs at least {least}")
+
+
 def certify(
     table: CalibrationTable, scores: npt.NDArray[np.float64], request: CertificateRequest, *,
     grid: npt.NDArray[np.float64] | None = None, temperatures: Sequence[float] | None = None,
@@ -131,10 +143,7 @@ def certify(
     if not isinstance(table, CalibrationTable):
         raise TypeError(f"certificates are made on the calibrate role only, got a table of the role {table.role!r}")
     scores = checked_scores(scores, table)
-    least = smallest_n(request.epsilon, request.delta, request.method)
-    if len(table) < least:
-        at = f"an epsilon of {request.epsilon:g}" + (f" and a delta of {request.delta:g}" if request.method != "conformal" else "")
-        raise DataError(f"calibration has {len(table)} samples; a certificate at {at} needs at least {least}")
+    check_enough(len(table), request)
     candidates = np.unique(default_grid() if grid is None else np.asarray(grid, dtype=np.float64))[::-1]
     if len(candidates) == 0 or not ((candidates >= 0) & (candidates <= NEVER_EXIT)).all():
         raise ValueError("grid: got no thresholds, or some outside [0, 1]; wanted at least one, all in [0, 1]")
