@@ -28,7 +28,7 @@ import torch
 from tardis_fl.config import Config, parse_config
 from tardis_fl.data.augmentation import crop_and_flip
 from tardis_fl.federation import client_app
-from tardis_fl.federation.engines import InlineGrid
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.fleet import Fleet
 from tardis_fl.federation.population import Population
 from tardis_fl.federation.rounds import FederationServer

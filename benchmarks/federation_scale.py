@@ -30,7 +30,7 @@ from benchmarks.engine_overhead import Quiet, resident_mib
 from tardis_fl.config import Config, parse_config
 from tardis_fl.federation import client_app, messages
 from tardis_fl.federation.checkpoint import write_checkpoint
-from tardis_fl.federation.engines import InlineGrid
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.faults import Faults
 from tardis_fl.federation.fleet import Fleet
 from tardis_fl.federation.messages import Counts, Ledger

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tardis_fl.config.schema import Config
+from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.network import EarlyExitNetwork, segments_loss
+from tardis_fl.federation.engines.crew import Crew
 from tardis_fl.federation.events import Work
 from tardis_fl.precision import resolve_device, training_arithmetic
 
@@ -38,7 +40,22 @@ class Plan:
         return Plan(in_rounds, in_final_epochs, self.seconds_per_sample)
 
 
-def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], *, num_train: int, num_fit: int, num_proxy: int, precision: str) -> Plan:
+def trained_samples(config: Config, num_train: int) -> float:
+    """Returns how many samples clients train on in all rounds, counted as often as they do."""
+    federation = config.federation
+    return num_train * config.clients_per_round / federation.num_clients * federation.local_epochs * federation.rounds
+
+
+def train_macs(config: Config, costs: Sequence[SegmentCost], num_train: int) -> float:
+    """Returns the multiply-accumulates of a forward pass over all of these, through the segments that each group holds."""
+    a_sample = sum(group.share * sum(cost.macs for cost in costs[: group.depth]) for group in config.groups)
+    return a_sample * trained_samples(config, num_train)
+
+
+def plan(
+    config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], *,
+    num_train: int, num_fit: int, num_proxy: int, precision: str, crew: Crew,
+) -> Plan:  # fmt: skip
     """Counts the samples that a run will work on and times a few steps of each kind on a copy of the network.
 
     Args:
@@ -49,10 +66,11 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
         num_fit: Fit samples of all clients.
         num_proxy: The server's own samples.
         precision: Arithmetic of training.
+        crew: Who does the clients' work.
     """
     federation = config.federation
     share = config.clients_per_round / federation.num_clients
-    trained = num_train * share * federation.local_epochs * federation.rounds
+    trained = trained_samples(config, num_train)
     proxy, deeper = federation.server_training == "proxy", config.server_start < config.num_segments
     a_round = num_proxy if proxy else num_train * share * federation.feature_fraction
     collected = a_round * federation.rounds if deeper and federation.server_epochs and not federation.split else 0.0
@@ -64,15 +82,17 @@ def plan(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int,
         "features": final * federation.final_feature_views, "server": final * federation.final_server_epochs,
         "evaluate": num_fit * (federation.final_server_epochs if federation.evaluate_every else 1) if final else 0.0,
     }  # fmt: skip
-    return Plan(in_rounds, in_final_epochs, _time_steps(config, copy.deepcopy(network), image_shape, precision))
+    return Plan(in_rounds, in_final_epochs, _time_steps(config, copy.deepcopy(network), image_shape, precision, crew))
 
 
-def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], precision: str) -> dict[Work, float]:
+def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[int, int, int], precision: str, crew: Crew) -> dict[Work, float]:
     device, segments = resolve_device(config.runtime), list(network.to(resolve_device(config.runtime)))
     images = torch.zeros(config.federation.client.batch_size, *image_shape, device=device).contiguous(memory_format=torch.channels_last)
     shares: dict[int, float] = {}
     for group in config.groups:
         shares[group.depth] = shares.get(group.depth, 0.0) + group.share
+    own_threads = torch.get_num_threads()
+    torch.set_num_threads(crew.client_threads)
     train = sum(share * _seconds_per_sample(len(images), lambda depth=depth: _step(segments[:depth], images, precision)) for depth, share in shares.items())
     held = segments[: config.server_start]
 
@@ -84,6 +104,7 @@ def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[in
         return x
 
     forward_seconds = _seconds_per_sample(len(images), forward)
+    torch.set_num_threads(own_threads)
     server, deeper = 0.0, segments[len(held) :]
     if deeper:
         features = torch.zeros(config.federation.server.batch_size, *forward().shape[1:], device=device)
@@ -92,6 +113,7 @@ def _time_steps(config: Config, network: EarlyExitNetwork, image_shape: tuple[in
         server = _seconds_per_sample(len(features), lambda: _step(deeper, features, precision))
     if config.federation.split:
         train += forward_seconds
+    train, forward_seconds = train / crew.workers, forward_seconds / crew.workers
     return {"train": train, "features": forward_seconds, "server": server, "evaluate": PASSES_OVER_HELD_OUT * (forward_seconds + server / 3)}
 
 

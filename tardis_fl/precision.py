@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -10,10 +11,17 @@ import torch
 from tardis_fl.config.schema import RuntimeConfig
 from tardis_fl.errors import ConfigError
 
+MOST_THREADS = "TARDIS_FL_THREADS"  # environment variable: threads that a process may compute with at most, whatever a configuration says
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def use_threads(runtime: RuntimeConfig) -> int:
     """Sets PyTorch's threads to `runtime.threads`, or to the cores this process may use; returns their number."""
-    threads = runtime.threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    threads = min(runtime.threads or num_cores(), int(os.environ.get(MOST_THREADS) or sys.maxsize))
     torch.set_num_threads(threads)
     return threads
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
+    from tardis_fl.federation.engines.crew import Crew
     from tardis_fl.federation.events import Failure, RoundRecord, Snapshot
     from tardis_fl.federation.rounds import Past
 
@@ -121,9 +122,12 @@ class RunFolder:
             write_bytes(path, b"".join(lines))
         return records
 
-    def describe_environment(self, *, threads: int, precision: str, device: str, data_hash: str) -> dict[str, Any]:
+    def describe_environment(self, *, threads: int, crew: Crew, precision: str, device: str, data_hash: str) -> dict[str, Any]:
         """Returns what the run depends on beside its configuration."""
-        return {**machine_facts(), "threads": threads, "precision": precision, "device": device, "commit": _commit(), "data_hash": data_hash}
+        return {
+            **machine_facts(), "threads": threads, "workers": crew.workers, "client_threads": crew.client_threads, "precision": precision,
+            "device": device, "commit": _commit(), "data_hash": data_hash,
+        }  # fmt: skip
 
     def compare_environment(self, environment: Mapping[str, Any]) -> list[str]:
         """Returns warnings about what differs between this sitting and those before, where a resumed run goes on.
@@ -133,7 +137,7 @@ class RunFolder:
         """
         if any(before.get("data_hash") != environment["data_hash"] for before in self._sittings):
             raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
-        keys = ("threads", "precision", "device", "versions", "processor", "commit")
+        keys = ("threads", "client_threads", "precision", "device", "versions", "processor", "commit")
         changed = [key for key in keys if any(before.get(key) != environment[key] for before in self._sittings)]
         if not changed:
             return []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
     from tardis_fl.early_exit.counting import SegmentCost
     from tardis_fl.estimate import Plan
+    from tardis_fl.federation.engines.crew import Crew
     from tardis_fl.federation.events import Failure, Listener, RoundRecord, Snapshot, Work
     from tardis_fl.federation.rounds import Past
     from tardis_fl.report.results import Report
@@ -53,7 +54,7 @@ class Screen:
 
     def summary(
         self, config: Config, dataset: Dataset, label_counts: npt.NDArray[np.int64], costs: Sequence[SegmentCost], plan: Plan, *,
-        threads: int, precision: str, warnings: Sequence[str],
+        crew: Crew, threads: int, precision: str, warnings: Sequence[str],
     ) -> None:  # fmt: skip
         """Shows what will run, on what data, and roughly how long."""
         federation, data = config.federation, config.data
@@ -70,7 +71,7 @@ class Screen:
         if federation.faults:
             kinds = ", ".join(dict.fromkeys(fault.kind for fault in federation.faults))
             print_(f"  faults      injected: {kinds}; the run goes on while at most {percent(federation.max_failed_fraction)} of a round's clients fail")
-        print_(f"  machine     {threads} thread{'s' if threads != 1 else ''}, training in {precision}")
+        print_(f"  machine     {_machine_text(config, crew, threads)}; training in {precision}")
         print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
         from tardis_fl.early_exit.summary import summary_table
 
@@ -180,6 +181,16 @@ class _Watcher:
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done_s * max(0.0, self._plan.seconds - self._done_s) if self._done_s else self._plan.seconds
         self._console.print(f"{what}  {text or 'not evaluated'}{trouble}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
+
+
+def _machine_text(config: Config, crew: Crew, threads: int) -> str:
+    """Says who works with how many threads, and why."""
+    own = f"{threads} thread{'s' if threads != 1 else ''}"
+    if crew.workers == 1 and config.runtime.engine == "inline":
+        return f"{own}, one client at a time" + (f" ({crew.reason})" if threads > 1 else "")
+    where = "Ray actor" if config.runtime.engine == "ray" else "process"
+    clients = f"{crew.workers} clients at a time, each in a {where} of one thread" if crew.workers > 1 else f"one client at a time, in a {where} of one thread"
+    return f"{clients} ({crew.reason}); {own} for the server"
 
 
 def _held_text(config: Config, names: Sequence[str]) -> str:

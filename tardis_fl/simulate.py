@@ -43,10 +43,10 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.deployment.feasibility import check_feasible
     from tardis_fl.early_exit.counting import oversized, segment_costs
-    from tardis_fl.estimate import plan
-    from tardis_fl.federation.client_app import app as client_app
+    from tardis_fl.estimate import plan, train_macs
     from tardis_fl.federation.dry_run import check_codecs
-    from tardis_fl.federation.engines import run_inline
+    from tardis_fl.federation.engines import check_engine, run_apps
+    from tardis_fl.federation.engines.crew import choose_crew
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
     from tardis_fl.federation.workspace import new_network
@@ -57,6 +57,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.run_folder import RunFolder
 
     RunFolder.check_free(folder, resume=resume)
+    check_engine(config, resume=resume)
     if resume and (report := complete_report(folder, config)):
         screen.results(report, folder)
         return report
@@ -77,14 +78,16 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     left_out = undealt(counts, np.delete(dataset.train.labels, partition.proxy), dataset.class_names)
     warnings = [*dataset.warnings, *([left_out] if left_out else []), *warnings_about(config), *oversized(costs, tiers, dataset.train.image_bytes)]
 
+    num_train = sum(len(shard.train) for shard in shards)
+    crew = choose_crew(config, train_macs(config, costs, num_train), threads=threads)
     work = plan(
-        config, network, (channels, height, width), precision=precision,
-        num_train=sum(len(shard.train) for shard in shards), num_fit=sum(len(shard.fit) for shard in shards), num_proxy=len(partition.proxy),
+        config, network, (channels, height, width), precision=precision, crew=crew,
+        num_train=num_train, num_fit=sum(len(shard.fit) for shard in shards), num_proxy=len(partition.proxy),
     )  # fmt: skip
-    screen.summary(config, dataset, counts, costs, work, threads=threads, precision=precision, warnings=warnings)
+    screen.summary(config, dataset, counts, costs, work, crew=crew, threads=threads, precision=precision, warnings=warnings)
 
     run = RunFolder(folder, config, resume=resume)
-    environment = run.describe_environment(threads=threads, precision=precision, device=device.type, data_hash=dataset.content_hash)
+    environment = run.describe_environment(threads=threads, crew=crew, precision=precision, device=device.type, data_hash=dataset.content_hash)
     if run.past is not None:
         warnings += run.compare_environment(environment)
         screen.resuming(run.past)
@@ -92,8 +95,8 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     run.write_partition(shards)
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:
-        server_app = build_server_app(listener, received.append, run.past)
-        run_inline(server_app, client_app, num_clients=config.federation.num_clients, run_config={"config": config.model_dump_json()})
+        server_app = build_server_app(config, listener, received.append, run.past)
+        run_apps(server_app, config, workers=crew.workers)
     trained = received.pop()
 
     screen.doing("calibrating and deploying")

@@ -11,6 +11,7 @@ import pytest
 
 from tardis_fl.atomic import write_bytes, write_json
 from tardis_fl.errors import ConfigError, RunError
+from tardis_fl.federation.engines.crew import Crew
 from tardis_fl.federation.events import Failure, RoundRecord
 from tardis_fl.federation.messages import Counts
 from tardis_fl.run_folder import RunFolder
@@ -38,7 +39,7 @@ def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
 
 def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", small_config())
-    folder.begin(folder.describe_environment(threads=1, precision="float32", device="cpu", data_hash="x"))
+    folder.begin(folder.describe_environment(threads=1, crew=Crew(1, 1, ""), precision="float32", device="cpu", data_hash="x"))
     folder.write_failure(RECORD.failures[0])
     RunFolder(tmp_path / "run", small_config())
     assert not (tmp_path / "run" / "failures").exists()

@@ -113,12 +113,16 @@ class TierConfig(Section):
 class RuntimeConfig(Section):
     """How to use this machine."""
 
-    engine: Literal["inline"] = "inline"
-    """inline: ServerApp and ClientApps in this process."""
+    engine: Literal["inline", "ray"] = "inline"
+    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation engine (extra `ray`)."""
+    workers: PositiveInt | None = None
+    """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't depend on how many there are above 1."""
+    ray_address: str | None = None
+    """Address of a Ray cluster that is already there, such as ray://head:10001 or auto (engine ray); null: Ray is started on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training and evaluation compute; auto: on a GPU where there is one, with the images resident on it."""
     threads: PositiveInt | None = None
-    """Threads PyTorch computes with; null: as many as there are cores to use."""
+    """Threads this process computes with; null: as many as there are cores to use. Worker processes have one each."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training; auto: bfloat16 where the processor has instructions for it. Evaluation is always float32."""
     cache_dir: str | None = None

@@ -19,6 +19,7 @@ from tardis_fl.federation.calibration_sums import client_histograms, client_temp
 from tardis_fl.federation.local_training import Lesson, answering_exits, build_distillation, held_out_logits, train_segments, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch
 from tardis_fl.federation.normalisation import client_statistics
+from tardis_fl.federation.own_errors import reply_with_errors
 from tardis_fl.federation.split_training import SplitClient
 from tardis_fl.federation.weights import Flat
 from tardis_fl.federation.workspace import Workspace, open_workspace
@@ -26,7 +27,7 @@ from tardis_fl.randomness import Purpose, torch_generator
 
 STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
 
-app = ClientApp()
+app = ClientApp(mods=[reply_with_errors])
 
 
 @app.query("identify")

@@ -1,4 +1,4 @@
-"""The Flower ServerApp: find the fleet, train, hand over what came out."""
+"""The Flower ServerApp: reads the configuration and calls the loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from tardis_fl.config.schema import Config
 from tardis_fl.federation.events import Listener
 from tardis_fl.federation.fleet import Fleet
 from tardis_fl.federation.rounds import Past, Trained, train_federated
+from tardis_fl.precision import use_threads
 
 
-def build_server_app(listener: Listener, receive: Callable[[Trained], None], past: Past | None = None) -> ServerApp:
-    """Builds a ServerApp that trains the configuration in its run config (key `config`, as JSON).
+def build_server_app(config: Config, listener: Listener, receive: Callable[[Trained], None], past: Past | None = None) -> ServerApp:
+    """Builds a ServerApp that trains a configuration.
 
     Args:
+        config: The resolved configuration.
         listener: Is told of every round.
         receive: Gets the result, since a ServerApp returns nothing.
         past: Where an interrupted run goes on; None: from the start.
@@ -25,7 +27,7 @@ def build_server_app(listener: Listener, receive: Callable[[Trained], None], pas
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        config = Config.model_validate_json(str(context.run_config["config"]))
+        use_threads(config.runtime)  # an engine may run this in a thread of its own
         receive(train_federated(Fleet(grid, config), config, listener, past))
 
     return app

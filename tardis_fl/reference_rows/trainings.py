@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from tardis_fl.data.roles import Indices, Shard
 from tardis_fl.early_exit.evaluation import TestTable, exit_logits
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
-from tardis_fl.federation.client_app import app as client_app
-from tardis_fl.federation.engines import run_inline
+from tardis_fl.federation.engines import run_apps
 from tardis_fl.federation.events import Listener
 from tardis_fl.federation.local_training import train_segments
 from tardis_fl.federation.messages import KINDS
@@ -163,8 +161,7 @@ class _Silent(Listener):
 
 def _federated(config: Config) -> tuple[Trained, list[float]]:
     received: list[Trained] = []
-    run_config: dict[str, Any] = {"config": config.model_dump_json()}
-    run_inline(build_server_app(_Silent(), received.append), client_app, num_clients=config.federation.num_clients, run_config=run_config)
+    run_apps(build_server_app(config, _Silent(), received.append), config, workers=1)
     trained = received.pop()
     return trained, exit_accuracies(trained.network, _open(config).dataset, config)
 

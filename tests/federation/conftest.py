@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tardis_fl.federation import client_app as client_module
-from tardis_fl.federation.engines import run_inline
+import hashlib
+
+from tardis_fl.federation import messages
+from tardis_fl.federation.engines import run_apps
 from tardis_fl.federation.server_app import build_server_app
 
 
@@ -26,9 +28,17 @@ class Recorder:
         self.epochs.append(record)
 
 
-def federate(config, recorder=None):
-    """Runs a federation in this process and returns what came out."""
+def federate(config, recorder=None, *, workers=1):
+    """Runs a federation on this machine and returns what came out."""
     received = []
-    app = build_server_app(recorder or Recorder(), received.append)
-    run_inline(app, client_module.app, num_clients=config.federation.num_clients, run_config={"config": config.model_dump_json()})
+    run_apps(build_server_app(config, recorder or Recorder(), received.append), config, workers=workers)
     return received[0]
+
+
+def fingerprint(trained):
+    """Returns a digest of all weights, and the bytes of weights and features that travelled; what else travels names the engine."""
+    digest = hashlib.sha256()
+    for name, tensor in trained.network.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    payload = [[direction[kind] for kind in (messages.WEIGHTS, messages.FEATURES_KIND)] for direction in (trained.ledger.up, trained.ledger.down)]
+    return [digest.hexdigest(), payload]

@@ -22,7 +22,7 @@ from tardis_fl.early_exit.temperature_sums import POINTS
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation import client_app as client_module
 from tardis_fl.federation import messages
-from tardis_fl.federation.engines import InlineGrid
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.weights import HeldWeights
 from tardis_fl.frontier_command import write_frontier
 from tardis_fl.redeploy import redeploy

@@ -10,7 +10,7 @@ from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
 from tardis_fl.federation import client_app as client_module
 from tardis_fl.federation import messages
-from tardis_fl.federation.engines import InlineGrid
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.population import Population
 from tardis_fl.federation.rounds import view_of
 from tardis_fl.federation.weights import HeldWeights

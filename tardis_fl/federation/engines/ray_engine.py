@@ -1,0 +1,125 @@
+"""The engine `ray`: Flower's own simulation engine, on this machine or on a Ray cluster that is already there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from tardis_fl.config.schema import Config
+from tardis_fl.errors import RunError
+from tardis_fl.precision import MOST_THREADS
+
+SERVER_SECONDS_TO_END = 30.0
+CONNECT_SECONDS = 5.0
+
+
+def check_ray() -> None:
+    """Refuses where Ray isn't installed.
+
+    Raises:
+        RunError: Says how to install it.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RunError("runtime.engine: got 'ray', and Ray is not installed; run `pip install 'tardis_fl[ray]'`, or use the engine inline")
+
+
+def run_on_ray(server_app: ServerApp, config: Config, *, workers: int) -> None:
+    """Runs the apps on Flower's simulation engine until the ServerApp's main returns.
+
+    Args:
+        server_app: The server's side; it runs in a thread of this process.
+        config: The configuration.
+        workers: Clients that train at a time, each with one thread; a cluster that is already there has its own number.
+
+    Raises:
+        RunError: Ray isn't installed, can't be started, or there is no cluster at `runtime.ray_address`.
+    """
+    check_ray()
+    from flwr.simulation import run_simulation
+
+    from tardis_fl.federation.client_app import app as client_app
+
+    stop = threading.Event()
+    stoppable, finished = _stoppable(server_app, stop)
+    with _quiet_flower():
+        try:
+            _start_ray(config.runtime.ray_address, workers)
+            run_simulation(
+                stoppable, client_app, config.federation.num_clients, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {}}
+            )
+        finally:
+            stop.set()  # Flower lets its server thread run on where this one was interrupted
+            finished.wait(SERVER_SECONDS_TO_END)
+            _stop_ray()
+
+
+def _start_ray(address: str | None, workers: int) -> None:
+    import ray
+
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), MOST_THREADS: "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of it otherwise
+    machine = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+    try:
+        _knock(address)
+        ray.init(runtime_env={"env_vars": environment}, logging_level="ERROR", log_to_driver=False, **machine)
+    except Exception as error:
+        where = f"no Ray cluster answers at runtime.ray_address {address}" if address else "Ray can't be started here"
+        raise RunError(f"{where}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}") from None
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def _stop_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _stoppable(server_app: ServerApp, stop: threading.Event) -> tuple[ServerApp, threading.Event]:
+    """Returns the app with a grid that gives up when `stop` is set, and an event that tells that its main has ended."""
+    wrapped, finished = ServerApp(), threading.Event()
+
+    @wrapped.main()
+    def main(grid: Grid, context: Context) -> None:
+        original = grid.pull_messages
+
+        def pull_messages(message_ids):
+            if stop.is_set():
+                raise RunError("the run was stopped")
+            return original(message_ids)
+
+        grid.pull_messages = pull_messages  # type: ignore[method-assign]
+        try:
+            server_app(grid, context)
+        finally:
+            finished.set()
+
+    return wrapped, finished
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keeps Flower's log from between our lines; what goes wrong is raised, or comes with a reply."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,148 @@
+"""Worker processes of the engine `inline`: with small batches, processes of one thread use the cores, threads don't."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+from flwr.app import Error, Message
+
+from tardis_fl.federation.engines.inline import Answer, Request
+from tardis_fl.federation.engines.worker_process import Done, Introduction, Order, Records
+from tardis_fl.precision import MOST_THREADS
+
+CLIENT_APP_CRASHED = 8  # Flower's code for a process that ended
+AHEAD_PER_WORKER = 8  # requests that may be worked on ahead of the oldest one without an answer: that many updates may wait in memory
+SECONDS_TO_END = 5.0
+
+
+class WorkerProcesses:
+    """A workplace of several processes, each with one thread and one resident model.
+
+    Requests are handed out in their order, the next one to whoever is free. A process that dies fails the client that it
+    was working for, and a new one takes its place.
+
+    Args:
+        client_app: MODULE:ATTRIBUTE of the app that every node runs.
+        count: Processes.
+        num_nodes: Nodes that they play.
+    """
+
+    def __init__(self, client_app: str, count: int, num_nodes: int) -> None:
+        self._introduction = Introduction(list(sys.path), client_app, num_nodes)
+        self._records = Records({})
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._open: dict[str, tuple[int, Request]] = {}  # handed out or waiting, by message id, in order
+        self._places = 0
+        self._workers = [_Worker(self._introduction) for _ in range(count)]
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Takes requests; records that several of them share go to each process once."""
+        uses = Counter(id(record) for request in requests for record in request.message.content.values())
+        shared = {id(record): record for request in requests for record in request.message.content.values() if uses[id(record)] > 1}
+        self._records = Records(shared)
+        for worker in self._workers:
+            worker.send(self._records)
+        for request in requests:
+            self._waiting.append((self._places, request))
+            self._open[request.message_id] = (self._places, request)
+            self._places += 1
+        self._hand_out()
+
+    def next(self, message_ids: Sequence[str]) -> Answer:
+        """Returns whatever answer comes first."""
+        ready = wait([worker.connection for worker in self._workers if worker.orders])
+        worker = next(worker for worker in self._workers if worker.connection is ready[0])
+        try:
+            done: Done = worker.connection.recv()
+        except (EOFError, OSError):
+            done = self._replace(worker)
+        else:
+            worker.orders.popleft()
+        _, request = self._open.pop(done.message_id)
+        self._hand_out()
+        reply = Message(done.error, reply_to=request.message) if done.error is not None else Message(done.content, reply_to=request.message)
+        return Answer(request.node_id, reply, done.state)
+
+    def _hand_out(self) -> None:
+        """Gives each process one request to work on, and while there are plenty another one to have at hand."""
+        for at_hand in (1, 2):
+            for worker in self._workers:
+                plenty = len(self._waiting) > len(self._workers)
+                if self._waiting and len(worker.orders) < at_hand and (at_hand == 1 or plenty) and self._near(self._waiting[0][0]):
+                    _, request = self._waiting.popleft()
+                    worker.order(request, self._records)
+
+    def _near(self, place: int) -> bool:
+        oldest = next(iter(self._open.values()))[0]
+        return place - oldest < AHEAD_PER_WORKER * len(self._workers)
+
+    def _replace(self, worker: _Worker) -> Done:
+        """Puts a new process in place of one that died; returns the failure of the client it was working for."""
+        failed, *unbegun = worker.orders
+        for message_id in reversed(unbegun):
+            self._waiting.appendleft(self._open[message_id])
+        ended = worker.end()
+        self._workers[self._workers.index(worker)] = fresh = _Worker(self._introduction)
+        fresh.send(self._records)
+        return Done(failed, None, Error(CLIENT_APP_CRASHED, f"its worker process died ({ended})"), self._open[failed][1].state)
+
+    def __enter__(self) -> WorkerProcesses:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.end()
+
+
+class _Worker:
+    """A process, and this side's end of the socket to it.
+
+    Attributes:
+        orders: Ids of the messages that it has, the one it works on first.
+    """
+
+    def __init__(self, introduction: Introduction) -> None:
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", MOST_THREADS: "1", "PYTHONPATH": os.pathsep.join(path for path in introduction.path if path)}
+        # in a process group of its own, so that Ctrl-C reaches this side alone, whose end is the end of the worker too
+        command = [sys.executable, "-m", "tardis_fl.federation.engines.worker_process", str(theirs.fileno())]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, process_group=0)
+        theirs.close()
+        self.connection, self.orders = Connection(ours.detach()), deque[str]()
+        self.send(introduction)
+
+    def send(self, what: Any) -> None:
+        """Sends something; that the process is gone is noticed where its answer is awaited."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(what)
+
+    def order(self, request: Request, records: Records) -> None:
+        """Sends a request."""
+        message = request.message
+        shared = {name: id(record) for name, record in message.content.items() if id(record) in records.records}
+        own = {name: record for name, record in message.content.items() if name not in shared}
+        metadata = message.metadata
+        self.orders.append(metadata.message_id)
+        self.send(Order(metadata.message_id, metadata.dst_node_id, metadata.message_type, metadata.group_id, own, shared, request.state))
+
+    def end(self) -> str:
+        """Waits for the process to end, or ends it; returns how it ended."""
+        self.connection.close()
+        try:
+            code = self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return f"killed by {signal.Signals(-code).name}; was there enough memory?" if code < 0 else f"exit code {code}"

@@ -1,0 +1,163 @@
+"""Engines: the same weights wherever the apps run, and what becomes of a client whose process dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from tardis_fl.errors import ConfigError, RunError
+from tardis_fl.federation import engines
+from tardis_fl.federation.engines import check_engine
+from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
+from tests.conftest import ROOT, small_config
+from tests.federation.conftest import Recorder, federate, fingerprint
+from tests.federation.test_rounds import same_weights
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("federation.client_depth=3", "model.norm=batch_local", "federation.final_server_epochs=0"),
+        ("federation.feature_timing=stale", "federation.server_epochs=1"),
+        ("federation.client_depth=2", "federation.calibration=sums", "federation.client_fraction=0.7"),
+    ],
+    ids=["server trains the deeper", "clients keep their norms", "stale features", "sums"],
+)
+def test_worker_processes_give_the_weights_of_one_process_bit_for_bit(overrides):
+    config = small_config("runtime.threads=1", *overrides)
+    alone, two = federate(config, workers=1), federate(config, workers=2)
+    assert same_weights(alone, two)
+    assert alone.ledger == two.ledger
+    assert [record.validation for record in alone.rounds] == [record.validation for record in two.rounds]
+
+
+def test_more_workers_than_clients_have_nothing_to_do_and_change_nothing():
+    config = small_config("runtime.threads=1")
+    assert same_weights(federate(config, workers=1), federate(config, workers=4))
+
+
+def test_a_worker_that_is_killed_fails_its_client_and_no_other(monkeypatch):
+    monkeypatch.setattr(engines, "CLIENT_APP", "tests.federation.killing_app:app")
+    recorder = Recorder()
+    config = small_config("runtime.threads=1", "federation.rounds=3", "federation.max_failed_fraction=0.4")
+    federate(config, recorder, workers=2)
+    assert [(failure.round, failure.client, failure.stage, failure.kind) for failure in recorder.failures] == [(2, 1, "train", "error")]
+    assert recorder.failures[0].reason == "its worker process died (killed by SIGKILL; was there enough memory?)"
+    assert recorder.rounds[2].train.num_samples == recorder.rounds[0].train.num_samples > recorder.rounds[1].train.num_samples
+
+
+def test_a_client_that_raises_in_a_worker_is_shown_with_its_own_frames_alone():
+    recorder = Recorder()
+    federate(small_config("runtime.threads=1", "federation.max_failed_fraction=0.4", "federation.faults=[{kind: crash, clients: [1]}]"), recorder, workers=2)
+    details = recorder.failures[0].details
+    assert recorder.failures[0].client == 1
+    assert details.startswith("Traceback (most recent call last):")
+    assert "client_app.py" in details
+    assert "flwr" not in details
+    assert "InjectedCrashError: the client crashed" in details
+
+
+def test_worker_processes_end_with_the_process_that_started_them(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from tardis_fl.federation.engines.workers import WorkerProcesses
+            with WorkerProcesses("tardis_fl.federation.client_app:app", 2, 4) as processes:
+                print(*[worker._process.pid for worker in processes._workers], flush=True)
+                time.sleep(600)
+            """
+        )
+    )
+    with subprocess.Popen([sys.executable, str(script)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGKILL)
+    assert len(pids) == 2
+    for _ in range(200):
+        if not any(_runs(pid) for pid in pids):
+            return
+        time.sleep(0.1)
+    pytest.fail("worker processes outlived the process that started them")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def crew(*overrides, macs=1e15, cores=4, free=64 * 1024 * MIB, threads=4):
+    return choose_crew(small_config("federation.num_clients=10", *overrides), macs, threads=threads, cores=cores, free_bytes=free)
+
+
+def test_small_batches_get_a_worker_for_each_core_and_large_ones_threads():
+    small, large = crew("federation.client.batch_size=10"), crew("federation.client.batch_size=128")
+    assert (small.workers, small.client_threads) == (4, 1)
+    assert small.reason == "batches of 10 are too few images for 4 threads; 4 cores"
+    assert (large.workers, large.client_threads) == (1, 4)
+    assert large.reason == "batches of 128 are enough for 4 threads"
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "reason"),
+    [
+        ({"cores": 1}, 1, "1 core"),
+        ({"free": 5 * WORKER_BYTES}, 2, "memory for 2"),
+        ({"overrides": ["federation.client_fraction=0.3"]}, 3, "3 clients a round"),
+        ({"macs": 1e9}, 1, "too little to do"),
+        ({"overrides": ["federation.split=true"]}, 1, "split training takes turns"),
+        ({"overrides": ["runtime.workers=2"]}, 2, "runtime.workers"),
+        ({"overrides": ["runtime.workers=40"]}, 10, "no more clients than 10 train in a round"),
+    ],
+)
+def test_the_number_of_workers_follows_cores_memory_clients_and_what_was_asked_for(changes, workers, reason):
+    overrides = changes.pop("overrides", [])
+    chosen = crew("federation.client.batch_size=10", *overrides, **changes)
+    assert chosen.workers == workers
+    assert reason in chosen.reason
+
+
+def test_the_engine_ray_without_ray_says_the_extra_and_ends_with_code_4(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"Ray is not installed; run `pip install 'tardis_fl\[ray\]'`, or use the engine inline") as caught:
+        check_engine(small_config("runtime.engine=ray"), resume=False)
+    assert caught.value.exit_code == 4
+
+
+def test_clients_own_norms_cannot_be_resumed_on_ray():
+    with pytest.raises(ConfigError, match=r"'batch_local' with --resume on the engine ray"):
+        check_engine(small_config("runtime.engine=ray", "model.norm=batch_local"), resume=True)
+
+
+def on_ray(*overrides):
+    """Runs a small federation on Ray; returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "tests.federation.on_ray", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_ray_gives_the_weights_of_the_inline_engine_and_shows_a_clients_own_error():
+    overrides = ("runtime.threads=1", "federation.max_failed_fraction=0.4", "federation.faults=[{kind: crash, clients: [1], rounds: [2, 2]}]")
+    recorder = Recorder()
+    inline, ray = federate(small_config(*overrides), recorder), on_ray(*overrides)
+    assert ray["fingerprint"] == fingerprint(inline)
+    assert ray["failures"] == [[failure.client, failure.details] for failure in recorder.failures] != []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_a_ray_cluster_that_is_not_there_is_named():
+    assert on_ray("runtime.ray_address=127.0.0.1:1")["error"].startswith("no Ray cluster answers at runtime.ray_address 127.0.0.1:1")
