@@ -51,6 +51,9 @@ class Quiet:
     def failed(self, failure):
         raise RuntimeError(failure.details)
 
+    def noticed(self, what):
+        pass
+
     def round_done(self, record, snapshot):
         pass
 

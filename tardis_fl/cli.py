@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tardis_fl.errors import RunError, TardisError
+from tardis_fl.errors import ConfigError, RunError, TardisError
 
+Engine = Literal["inline", "ray", "deployment"]
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 WIDE_TABLE = 180  # columns, for output that goes to a file
 
@@ -67,6 +68,43 @@ def simulate(
             from tardis_fl.simulate import simulate as run
 
             run(config, folder, Screen(), resume=resume)
+
+
+@app.command()
+def federate(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    engine: Annotated[
+        Engine | None, typer.Option("--engine", help="Where the apps run: inline, ray or deployment.", show_default="the configuration's")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="SuperNodes (engine deployment).", show_default="one for each client")] = None,
+    secure: Annotated[bool, typer.Option("--secure", help="Use TLS and node authentication, with a CA and keys made for this run.")] = False,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the SuperLink.", show_default="a free one")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Folder for this run.", show_default="runs/NAME")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run, instead of the configuration's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in this folder, after its last complete round.")] = False,
+) -> None:
+    """Do the main job on any engine; with the engine deployment on a SuperLink and SuperNodes that are started for it."""
+    from tardis_fl.config import load_config
+
+    with _errors_for_people():
+        settings = [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else []), *([f"runtime.engine={engine}"] if engine else [])]
+        config = load_config(config_path, settings)
+        folder = output or Path("runs") / config.name
+        real = config.runtime.engine == "deployment"
+        given = [option for option, value in (("--nodes", nodes), ("--secure", secure), ("--port", port)) if value]
+        if given and not real:
+            raise ConfigError(f"{given[0]}: has no effect on the engine {config.runtime.engine}; wanted --engine deployment, or leave it out")
+        with _stoppable(folder, "--resume"):
+            if real:
+                from tardis_fl.federate import federate as run_nodes
+
+                run_nodes(config, folder, num_nodes=nodes, secure=secure, port=port, resume=resume)
+            else:
+                from tardis_fl.screen import Screen
+                from tardis_fl.simulate import simulate as run
+
+                run(config, folder, Screen(), resume=resume)
 
 
 @app.command()

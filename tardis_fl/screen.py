@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tardis_fl.report.results import Report
     from tardis_fl.run_folder import RunFolder
 
+MIN_COLUMNS = 120  # where it is no terminal
 MAX_CLIENT_ROWS = 12
 MAX_CLASS_COLUMNS = 10
 LONGEST_CLASS_NAME = 10
@@ -46,7 +47,7 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal and console is None:
-            self.console = Console(highlight=False, width=max(120, self.console.width))
+            self.console = Console(highlight=False, width=max(MIN_COLUMNS, self.console.width))
 
     def doing(self, what: str) -> None:
         """Says what takes a moment."""
@@ -152,10 +153,13 @@ class _Watcher:
         if told >= MAX_FAILURES_A_ROUND:
             return
         where = f" ({self._run.write_failure(failure)})" if failure.kind in ("error", "rejected") else ""
+        who = f"client {failure.client}" + (f" (node {failure.node})" if failure.node is not None else "")
         self._console.print(
-            f"[bold yellow]round {failure.round}: client {failure.client} failed in {failure.stage}:[/bold yellow] {escape(failure.reason + where)}",
-            soft_wrap=True,
+            f"[bold yellow]round {failure.round}: {who} failed in {failure.stage}:[/bold yellow] {escape(failure.reason + where)}", soft_wrap=True
         )
+
+    def noticed(self, what: str) -> None:
+        self._console.print(f"[bold yellow]note:[/bold yellow] {escape(what)}", soft_wrap=True)
 
     def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
         self._run.append_round(record)

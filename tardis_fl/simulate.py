@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from tardis_fl.config.schema import Config
 
 if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
     from tardis_fl.report.results import Report
     from tardis_fl.screen import Screen
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 CHECKED_IMAGES = 64
 
 
-def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = False) -> Report:
+def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = False, grid: Grid | None = None) -> Report:
     """Trains and deploys what `config` describes, and leaves everything in `folder`.
 
     Args:
@@ -27,6 +29,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
         folder: The run's folder; must not hold another run.
         screen: Shows what is going on.
         resume: Go on with the unfinished run in the folder, where there is one, after its last complete round.
+        grid: Flower's grid of real nodes, where this is called by a ServerApp; None: the configured engine runs here.
 
     Raises:
         ConfigError, DataError, RunError: See `tardis_fl.errors`; the message is for the user.
@@ -45,7 +48,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.early_exit.counting import oversized, segment_costs
     from tardis_fl.estimate import plan, train_macs
     from tardis_fl.federation.dry_run import check_codecs
-    from tardis_fl.federation.engines import check_engine, run_apps
+    from tardis_fl.federation.engines import check_engine, run_apps, serve
     from tardis_fl.federation.engines.crew import choose_crew
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
@@ -57,7 +60,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.run_folder import RunFolder
 
     RunFolder.check_free(folder, resume=resume)
-    check_engine(config, resume=resume)
+    check_engine(config, resume=resume, has_nodes=grid is not None)
     if resume and (report := complete_report(folder, config)):
         screen.results(report, folder)
         return report
@@ -96,7 +99,10 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:
         server_app = build_server_app(config, listener, received.append, run.past)
-        run_apps(server_app, config, workers=crew.workers)
+        if grid is None:
+            run_apps(server_app, config, workers=crew.workers)
+        else:
+            serve(server_app, grid)
     trained = received.pop()
 
     screen.doing("calibrating and deploying")

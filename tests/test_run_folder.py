@@ -66,7 +66,7 @@ def test_a_round_is_one_line_with_integer_counts(tmp_path):
     assert len(lines) == 2
     assert lines[0]["validation"] == {"num_samples": 8, "loss_sum": 0.0, "correct": [4, 6], "seen": [8, 8], "answered": []}
     assert lines[0]["validation_accuracy"] == [0.5, 0.75]
-    assert lines[0]["failures"] == [{"client": 2, "stage": "train", "kind": "error", "reason": "E: x"}]
+    assert lines[0]["failures"] == [{"client": 2, "stage": "train", "kind": "error", "reason": "E: x", "node": None}]
     again = RoundRecord.from_json(lines[0])
     assert again == replace(RECORD, failures=(replace(RECORD.failures[0], details="E: x"),))  # tracebacks lie in files of their own
 

@@ -113,8 +113,14 @@ class TierConfig(Section):
 class RuntimeConfig(Section):
     """How to use this machine."""
 
-    engine: Literal["inline", "ray"] = "inline"
-    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation engine (extra `ray`)."""
+    engine: Literal["inline", "ray", "deployment"] = "inline"
+    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation engine (extra `ray`); deployment: as processes on this or other machines (command `federate`, or `flwr run`)."""
+    reply_timeout_s: PositiveFloat = 600.0
+    """Seconds after which a node that hasn't answered a request is left out of it (engine deployment)."""
+    nodes_timeout_s: PositiveFloat = 120.0
+    """Seconds to wait for all nodes before the first round (engine deployment)."""
+    min_nodes: PositiveInt | None = None
+    """Nodes to begin with after nodes_timeout_s; others may join later, and count as dropouts until they do; null: as many as there are clients."""
     workers: PositiveInt | None = None
     """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't depend on how many there are above 1."""
     ray_address: str | None = None

@@ -22,13 +22,17 @@ def data_root(data: DataConfig) -> Path:
     return Path(os.environ.get("TARDIS_FL_DATA") or data.root).expanduser()
 
 
-def load_dataset(config: Config) -> Dataset:
+def load_dataset(config: Config, root: str | None = None) -> Dataset:
     """Loads the configured data set; see `Dataset.warnings` for what was done instead.
+
+    Args:
+        config: The configuration.
+        root: Its folder here; None: as `data_root` says.
 
     Raises:
         DataError: The data is missing or damaged, and `data.on_missing` doesn't allow for it.
     """
-    dataset = _load(config.data, cache_folder(config.runtime.cache_dir))
+    dataset = _load(config.data, Path(root).expanduser() if root else data_root(config.data), cache_folder(config.runtime.cache_dir))
     return replace(
         dataset,
         train=_subset(dataset.train, config.data.max_train_samples, config.seed, 0),
@@ -47,8 +51,7 @@ def count_classes(data: DataConfig) -> int:
     return len(CLASS_NAMES)
 
 
-def _load(data: DataConfig, cache: Path) -> Dataset:
-    root = data_root(data)
+def _load(data: DataConfig, root: Path, cache: Path) -> Dataset:
     try:
         if data.dataset == "cifar10":
             return load_cifar10(root, cache)

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from tardis_fl import __version__
 from tardis_fl.config.schema import Config
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.network import Segment
@@ -172,7 +173,10 @@ class _Request:
     @classmethod
     def open(cls, message: Message, context: Context) -> _Request:
         values = dict(message.content["instruction"])  # type: ignore[arg-type]
-        workspace = open_workspace(str(values.pop("config")))
+        if values.pop("version") != __version__:
+            raise RuntimeError(f"the server runs another version of tardis_fl than this node ({__version__}); install the same on all hosts")
+        data_root = context.node_config.get("data-root")
+        workspace = open_workspace(str(values.pop("config")), None if data_root is None else str(data_root))
         return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values, message.content, context)
 
     @property

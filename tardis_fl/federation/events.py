@@ -24,6 +24,7 @@ class Failure:
         kind: error: it raised; dropout: no answer; rejected: its update doesn't fit, isn't finite or has exploded; late: after the deadline.
         reason: One line.
         details: The client's own traceback, or the reason again.
+        node: Flower's id of its node, where that is a real one.
     """
 
     round: int
@@ -32,6 +33,7 @@ class Failure:
     kind: str
     reason: str
     details: str
+    node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class RoundRecord:
     def to_json(self) -> dict[str, Any]:
         """Returns what stands in `rounds.jsonl`; tracebacks stay in files of their own."""
         line = asdict(self)
-        line["failures"] = [{"client": f.client, "stage": f.stage, "kind": f.kind, "reason": f.reason} for f in self.failures]
+        line["failures"] = [{"client": f.client, "stage": f.stage, "kind": f.kind, "reason": f.reason, "node": f.node} for f in self.failures]
         line["validation_accuracy"] = self.validation_accuracy
         return line
 
@@ -129,6 +131,9 @@ class Listener(Protocol):
 
     def failed(self, failure: Failure) -> None:
         """A client failed."""
+
+    def noticed(self, what: str) -> None:
+        """Something happened that a person should know, such as a node that joined."""
 
     def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
         """A round is complete; `snapshot` returns the live tensors, to be written before the next round."""

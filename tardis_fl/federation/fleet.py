@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
-from tardis_fl.errors import RunError
 from tardis_fl.federation import messages
 from tardis_fl.federation.faults import Faults
 from tardis_fl.federation.messages import Ledger
+from tardis_fl.federation.nodes import POLL_SECONDS, Identity, Nodes
 from tardis_fl.federation.population import Population
 from tardis_fl.federation.weights import Flat
 
-POLL_SECONDS = 0.1
+UNREACHABLE = {3, 4, 5}  # Flower's codes: the message, or the reply, or the node isn't available
+
+
+def _ignore(text: str) -> None:
+    """Takes no notice."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +59,41 @@ class Fleet:
     """Sends requests through a Flower grid and counts every byte.
 
     Args:
-        grid: Any engine's grid; it must have a node for each client.
+        grid: Any engine's grid.
         config: The resolved configuration, which goes with every request.
+        notice: Is told what a person should know of nodes that come and go.
 
     Attributes:
         population: Groups and depths of the clients.
         faults: What goes wrong on purpose.
         ledger: Bytes by direction and kind.
-        num_train: Training samples of each client.
         num_repeated: Replies that came a second time and were left out.
     """
 
-    def __init__(self, grid: Grid, config: Config) -> None:
+    def __init__(self, grid: Grid, config: Config, notice: Callable[[str], None] = _ignore) -> None:
         self._grid = grid
         self._config_json, self._num_segments = config.model_dump_json(), config.num_segments
+        self._timeout_s = config.runtime.reply_timeout_s if config.runtime.engine == "deployment" else math.inf
         self.population, self.faults = Population(config), Faults.of(config)
         self.ledger = Ledger()
-        self._nodes: dict[int, int] = {}
-        self.num_train: dict[int, int] = {}
         self.num_repeated = 0
-        self.image_kind = self._identify(config.federation.num_clients)
+        self._nodes = Nodes(grid, config, self._identify, notice)
+        self._nodes.await_all()
+
+    def num_train(self, client: int) -> int:
+        """Returns the training samples of a client that was there at least once."""
+        return self._nodes.identities[client].num_train
+
+    @property
+    def total_train(self) -> int:
+        """Training samples of all clients that were there at least once."""
+        return sum(identity.num_train for identity in self._nodes.identities.values())
+
+    @property
+    def image_kind(self) -> ImageKind:
+        """What the clients' images are like."""
+        anyone = next(iter(self._nodes.identities.values()))
+        return ImageKind(anyone.num_classes, anyone.image_shape)
 
     def ask(
         self, message_type: str, clients: Sequence[int], *, round_number: int, weights: Flat | None = None,
@@ -91,6 +111,7 @@ class Fleet:
             depth: Clients are to work with just as many segments, whatever they hold.
             values: Further numbers of the request.
         """
+        self._nodes.refresh()
         order = sorted(clients)
         depths = {client: depth or min(self.population.depth(client), max_depth or self._num_segments) for client in order}
         contents = self._contents(sorted(set(depths.values())), round_number, weights, values)
@@ -98,19 +119,28 @@ class Fleet:
         begins = message_type == messages.TRAIN or (message_type == messages.SPLIT and weights is not None)
         struck = {client: self.faults.strike(round_number, client) for client in order} if begins and self.faults.entries else {}
         lost = {client for client, kinds in struck.items() if "dropout" in kinds}
-        sizes, requests = {}, []
+        away = {client for client in order if self._nodes.node(client) is None}
+        sizes: dict[int, Mapping[str, int]] = {client: {} for client in away}
+        requests = []
         for client in order:
+            if client in away:
+                continue
             content, sizes[client] = contents[depths[client]], base_sizes[depths[client]]
             if extras:
                 content = RecordDict({**content, messages.FEATURES_KIND: extras[client]})
                 sizes[client] = messages.content_bytes(content)
             self.ledger.add_down(sizes[client])
             if client not in lost:
-                requests.append(Message(content, dst_node_id=self._nodes[client], message_type=message_type, group_id=str(round_number)))
-        asked = [client for client in order if client not in lost]
+                requests.append(Message(content, dst_node_id=self._nodes.node(client), message_type=message_type, group_id=str(round_number)))
+        asked = [client for client in order if client not in lost | away]
         replies = self._collect(asked, self._grid.push_messages(requests), sizes, twice={client for client, kinds in struck.items() if "repeat" in kinds})
         for client in order:
-            yield Reply(client, None, "dropped out (federation.faults)", "dropout", sizes[client]) if client in lost else next(replies)
+            if client in away:
+                yield Reply(client, None, "no node of this client is connected", "dropout")
+            elif client in lost:
+                yield Reply(client, None, "dropped out (federation.faults)", "dropout", sizes[client])
+            else:
+                yield next(replies)
 
     def _contents(self, depths: Sequence[int], round_number: int, weights: Flat | None, values: Mapping[str, float | list[float]]) -> dict[int, RecordDict]:
         """Returns the request of each depth; arrays are packed once and shared."""
@@ -140,21 +170,31 @@ class Fleet:
             if sender in twice:
                 receive(message)
 
+        began = time.monotonic()
         for client in order:
             while client not in early:
                 arrived = list(self._grid.pull_messages(list(waiting)))
                 for message in arrived:
                     receive(message)
-                if not arrived:
+                if arrived:
+                    continue
+                if time.monotonic() - began > self._timeout_s:
+                    early[client] = Reply(client, None, f"no answer within {self._timeout_s:g} s (runtime.reply_timeout_s)", "dropout", sizes[client])
+                else:
                     time.sleep(POLL_SECONDS)
             yield early.pop(client)
+
+    def node_label(self, client: int) -> int | None:
+        """Returns the id of a client's node, where nodes are real ones."""
+        return self._nodes.label(client)
 
     def client_states(self) -> dict[str, Tensor]:
         """Returns what clients keep from round to round, where the engine keeps it in this process, for a checkpoint."""
         states = self._grid.states() if isinstance(self._grid, KeepsStates) else {}
+        kept = {client: states[node] for client in sorted(self._nodes.identities) if (node := self._nodes.node(client)) in states}
         return {
-            f"{client}.{name}": tensor for client, node in self._nodes.items() if node in states and messages.OWN_NORMS in states[node]
-            for name, tensor in messages.unpack_tensors(states[node].array_records[messages.OWN_NORMS]).items()
+            f"{client}.{name}": tensor for client, state in kept.items() if messages.OWN_NORMS in state
+            for name, tensor in messages.unpack_tensors(state.array_records[messages.OWN_NORMS]).items()
         }  # fmt: skip
 
     def restore_client_states(self, state: Mapping[str, Tensor]) -> None:
@@ -163,36 +203,32 @@ class Fleet:
             return
         for client in sorted({int(name.split(".")[0]) for name in state}):
             own = {name.removeprefix(f"{client}."): tensor for name, tensor in state.items() if name.startswith(f"{client}.")}
-            self._grid.restore_state(self._nodes[client], RecordDict({messages.OWN_NORMS: messages.pack_tensors(own)}))
+            self._grid.restore_state(self._nodes.node(client), RecordDict({messages.OWN_NORMS: messages.pack_tensors(own)}))
 
-    def _identify(self, num_clients: int) -> ImageKind:
-        """Asks every node which client it is, since node ids are random and in no order."""
-        while len(node_ids := sorted(self._grid.get_node_ids())) < num_clients:
-            time.sleep(POLL_SECONDS)
-        self._nodes = dict(enumerate(node_ids))  # provisional numbers, to ask with
-        kinds, nodes = set(), {}
-        for reply in self.ask(messages.IDENTIFY, range(num_clients), round_number=0):
+    def _identify(self, nodes: list[int]) -> dict[int, Identity | str]:
+        """Asks nodes who they are; an answer is a reason where one can't tell."""
+        content = self._contents([1], 0, None, {})[1]
+        sizes = dict.fromkeys(nodes, messages.content_bytes(content))
+        for size in sizes.values():
+            self.ledger.add_down(size)
+        requests = [Message(content, dst_node_id=node, message_type=messages.IDENTIFY, group_id="0") for node in nodes]
+        found: dict[int, Identity | str] = {}
+        for reply in self._collect(nodes, self._grid.push_messages(requests), sizes):
             if reply.content is None:
-                raise RunError(f"node {self._nodes[reply.client]} can't tell which client it is:\n{reply.error}")
-            record = reply.content.metric_records[messages.METRICS]
-            client = int(record["client"])  # type: ignore[arg-type]
-            if client in nodes:
-                raise RunError(f"two nodes are client {client}: give each node a partition-id of its own")
-            nodes[client] = self._nodes[reply.client]
-            self.num_train[client] = int(record["num_train"])  # type: ignore[arg-type]
-            kinds.add(ImageKind(int(record["num_classes"]), tuple(int(side) for side in record["image_shape"])))  # type: ignore[arg-type, union-attr]
-        missing = [client for client in range(num_clients) if client not in nodes]
-        if missing:
-            raise RunError(f"no node is client {missing[0]} (partition-id); got the clients {sorted(nodes)}")
-        if len(kinds) > 1:
-            raise RunError(f"the clients' data differs in kind: {sorted(kinds, key=str)}")
-        self._nodes = {client: nodes[client] for client in range(num_clients)}
-        return kinds.pop()
+                found[reply.client] = str(reply.error)
+                continue
+            record: Any = reply.content.metric_records[messages.METRICS]
+            shape = tuple(int(side) for side in record["image_shape"])
+            found[reply.client] = Identity(int(record["client"]), int(record["num_train"]), int(record["num_classes"]), shape)  # type: ignore[arg-type]
+        return found
 
 
 def _open(client: int, message: Message, bytes_down: Mapping[str, int], bytes_up: Mapping[str, int]) -> Reply:
     if message.has_error():
-        return Reply(client, None, message.error.reason or f"Flower error {message.error.code}", "error", bytes_down)
+        error = message.error
+        if error.code in UNREACHABLE:
+            return Reply(client, None, f"its node can't be reached (Flower error {error.code}: {error.reason})", "dropout", bytes_down)
+        return Reply(client, None, error.reason or f"Flower error {error.code}", "error", bytes_down)
     return Reply(client, message.content, None, "error", bytes_down, bytes_up)
 
 

@@ -20,6 +20,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from tardis_fl import __version__
 from tardis_fl.codecs.quantisers import EncodedFeatures, concatenate
 
 IDENTIFY = "query.identify"
@@ -193,5 +194,5 @@ def _add(total: dict[str, int], sizes: Mapping[str, int]) -> None:
 
 
 def instruction(config_json: str, **values: int | float | list[float]) -> ConfigRecord:
-    """Returns what a client needs to know: the configuration and the request's own numbers."""
-    return ConfigRecord({"config": config_json, **values})
+    """Returns what a client needs to know: the configuration, our version and the request's own numbers."""
+    return ConfigRecord({"config": config_json, "version": __version__, **values})

@@ -44,10 +44,10 @@ class RoundState:
         away = {failure.client for failure in self.failures} | self.late
         return [client for client in self.clients if client not in away]
 
-    def fail(self, client: int, stage: str, kind: str, details: str) -> Failure:
+    def fail(self, client: int, stage: str, kind: str, details: str, node: int | None = None) -> Failure:
         """Notes a failure; its reason is the last line of the details."""
         lines = details.strip().splitlines()
-        failure = Failure(self.number, client, stage, kind, lines[-1] if lines else "no reason given", details)
+        failure = Failure(self.number, client, stage, kind, lines[-1] if lines else "no reason given", details, node)
         self.failures.append(failure)
         return failure
 

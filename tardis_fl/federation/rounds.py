@@ -114,7 +114,7 @@ def train_federated(fleet: Fleet, config: Config, listener: Listener, past: Past
     fit, calibrate = server.exit_tables() if sums is None else (None, None)
     return Trained(
         network=server.network, fit=fit, calibrate=calibrate, sums=sums, rounds=rounds, final_epochs=final_epochs, ledger=fleet.ledger,
-        num_train=sum(fleet.num_train.values()), failures=dict(server.failures), num_unused=server.num_unused, seconds=server.seconds,
+        num_train=fleet.total_train, failures=dict(server.failures), num_unused=server.num_unused, seconds=server.seconds,
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ class FederationServer:
         now = self._begin(federation.rounds, range(federation.num_clients))
         for reply, content in self._ask("statistics", messages.STATISTICS, weights=self._weights.flatten()):
             try:
-                pooled.add(messages.unpack_tensors(content.array_records[messages.WEIGHTS]), self._fleet.num_train[reply.client])
+                pooled.add(messages.unpack_tensors(content.array_records[messages.WEIGHTS]), self._fleet.num_train(reply.client))
             except ValueError as error:
                 self._fail(reply.client, "statistics", "rejected", f"{error}; rejected")
         now.check()
@@ -310,7 +310,7 @@ class FederationServer:
         try:
             update = messages.unpack_tensors(content.array_records[messages.WEIGHTS])
             keys = self._weights.keys(group.depth, exits=federation.client_exits)
-            self._updates.add(update, keys, self._fleet.num_train[client], deadlines_missed=missed)
+            self._updates.add(update, keys, self._fleet.num_train(client), deadlines_missed=missed)
         except ValueError as error:
             self._fail(client, "train", "rejected", f"{error}; rejected")
             return
@@ -420,6 +420,6 @@ class FederationServer:
                 yield reply, reply.content
 
     def _fail(self, client: int, stage: str, kind: str, details: str) -> None:
-        failure = self._now.fail(client, stage, kind, details)
+        failure = self._now.fail(client, stage, kind, details, self._fleet.node_label(client))
         self.failures[kind] += 1
         self._listener.failed(failure)

@@ -28,6 +28,6 @@ def build_server_app(config: Config, listener: Listener, receive: Callable[[Trai
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         use_threads(config.runtime)  # an engine may run this in a thread of its own
-        receive(train_federated(Fleet(grid, config), config, listener, past))
+        receive(train_federated(Fleet(grid, config, listener.noticed), config, listener, past))
 
     return app

@@ -56,12 +56,17 @@ class Workspace:
 
 
 @lru_cache(maxsize=1)
-def open_workspace(config_json: str) -> Workspace:
-    """Returns the workspace of a configuration; the last one stays open."""
+def open_workspace(config_json: str, data_root: str | None = None) -> Workspace:
+    """Returns the workspace of a configuration; the last one stays open.
+
+    Args:
+        config_json: The configuration.
+        data_root: Where this node keeps its images, which wins over the configuration and TARDIS_FL_DATA; None: there.
+    """
     config = Config.model_validate_json(config_json)
     use_threads(config.runtime)
     device = resolve_device(config.runtime)
-    dataset = load_dataset(config)
+    dataset = load_dataset(config, data_root)
     return Workspace(
         config=config,
         dataset=dataset,

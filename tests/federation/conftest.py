@@ -13,13 +13,16 @@ class Recorder:
     """A listener that keeps what it is told."""
 
     def __init__(self):
-        self.rounds, self.epochs, self.failures, self.worked_on = [], [], [], {}
+        self.rounds, self.epochs, self.failures, self.notes, self.worked_on = [], [], [], [], {}
 
     def worked(self, work, num_samples):
         self.worked_on[work] = self.worked_on.get(work, 0) + num_samples
 
     def failed(self, failure):
         self.failures.append(failure)
+
+    def noticed(self, what):
+        self.notes.append(what)
 
     def round_done(self, record, snapshot):
         self.rounds.append(record)

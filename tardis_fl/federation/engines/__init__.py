@@ -1,31 +1,53 @@
-"""Where the apps run: in this process and worker processes (`inline`), or on Flower's simulation engine (`ray`)."""
+"""Where the apps run: in this process and worker processes (`inline`), on Flower's simulation engine (`ray`), or as real nodes (`deployment`)."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from flwr.app import Context, RecordDict
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
-from tardis_fl.errors import ConfigError
+from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.engines.inline import SERVER_NODE_ID, InlineGrid
 from tardis_fl.federation.engines.ray_engine import check_ray, run_on_ray
 from tardis_fl.federation.engines.workers import WorkerProcesses
 
+TESTED_FLOWER = "1.41."
 CLIENT_APP = "tardis_fl.federation.client_app:app"
 
 
-def check_engine(config: Config, *, resume: bool) -> None:
+def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> None:
     """Refuses an engine that can't run here, or can't go on with a run.
 
+    Args:
+        config: The configuration.
+        resume: Whether a run is to go on.
+        has_nodes: Whether real nodes are there already.
+
     Raises:
-        RunError: It isn't installed.
-        ConfigError: A resumed run needs what clients kept, and that was in processes of the engine.
+        RunError: Flower is of another version than those tested, or the engine isn't installed.
+        ConfigError: The engine is started otherwise, or a resumed run needs what clients kept in processes that have ended.
     """
-    if config.runtime.engine != "ray":
-        return
-    check_ray()
-    if resume and config.model.norm == "batch_local":
-        raise ConfigError("model.norm: got 'batch_local' with --resume on the engine ray, where clients' own norm layers end with the run; wanted inline")
+    check_flower()
+    engine = config.runtime.engine
+    if engine == "deployment" and not has_nodes:
+        raise ConfigError("runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`")
+    if engine == "ray":
+        check_ray()
+    if resume and engine != "inline" and config.model.norm == "batch_local":
+        raise ConfigError(f"model.norm: got 'batch_local' with --resume on the engine {engine}, where clients' own norm layers end with a run; wanted inline")
+
+
+def check_flower() -> None:
+    """Refuses versions of Flower that this wasn't tested with.
+
+    Raises:
+        RunError: Says which ones were.
+    """
+    found = version("flwr")
+    if not found.startswith(TESTED_FLOWER):
+        raise RunError(f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`")
 
 
 def run_apps(server_app: ServerApp, config: Config, *, workers: int) -> None:
@@ -41,11 +63,12 @@ def run_apps(server_app: ServerApp, config: Config, *, workers: int) -> None:
     elif workers == 1:
         from tardis_fl.federation.client_app import app
 
-        _run_inline(server_app, InlineGrid(app, config.federation.num_clients))
+        serve(server_app, InlineGrid(app, config.federation.num_clients))
     else:
         with WorkerProcesses(CLIENT_APP, workers, config.federation.num_clients) as processes:
-            _run_inline(server_app, InlineGrid(processes, config.federation.num_clients))
+            serve(server_app, InlineGrid(processes, config.federation.num_clients))
 
 
-def _run_inline(server_app: ServerApp, grid: InlineGrid) -> None:
+def serve(server_app: ServerApp, grid: Grid) -> None:
+    """Runs the ServerApp's main over a grid."""
     server_app(grid, Context(run_id=0, node_id=SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config={}))

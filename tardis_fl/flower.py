@@ -1,0 +1,74 @@
+"""The main job as a Flower app: `flwr run .`, or the command `federate`.
+
+The ServerApp does the whole main job on the SuperLink's machine, where the run's folder comes to lie; the ClientApp is
+`tardis_fl.federation.client_app:app`. Both are named in pyproject.toml, with the keys of the run config.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from tardis_fl.atomic import write_json
+from tardis_fl.config import Config, load_config
+from tardis_fl.errors import ConfigError, RunError, TardisError
+
+PROCESS, OUTCOME, SCREEN = "process.json", "outcome.json", "screen.txt"
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Trains over the nodes of the grid, deploys and reports.
+
+    Keys of the run config: `config`, a YAML's path on this machine or in the app; `set`, overrides as KEY=VALUE, separated by blanks
+    as in a shell; `output`, the run's folder; `resume`; `follow`, a folder for whoever started this and looks on.
+    """
+    values = {key: context.run_config[key] for key in ("config", "set", "output", "resume", "follow")}
+    follow = Path(str(values["follow"])) if values["follow"] else None
+    if follow is not None:
+        write_json(follow / PROCESS, {"pid": os.getpid()})
+    try:
+        _run(grid, str(values["config"]), shlex.split(str(values["set"])), str(values["output"]), resume=bool(values["resume"]), follow=follow)
+    except Exception as error:
+        if follow is not None:
+            ours = isinstance(error, TardisError)
+            message = str(error) if ours else f"the server failed:\n{traceback.format_exc()}"
+            write_json(follow / OUTCOME, {"exit_code": error.exit_code if ours else RunError.exit_code, "message": message})
+        raise
+    if follow is not None:
+        write_json(follow / OUTCOME, {"exit_code": 0, "message": ""})
+
+
+def _run(grid: Grid, config_path: str, overrides: list[str], output: str, *, resume: bool, follow: Path | None) -> None:
+    from rich.console import Console
+
+    from tardis_fl.screen import MIN_COLUMNS, Screen
+    from tardis_fl.simulate import simulate
+
+    config = read_config(config_path, overrides)
+    with ExitStack() as stack:
+        file = stack.enter_context(open(follow / SCREEN, "a", buffering=1)) if follow is not None else sys.stdout
+        screen = Screen(Console(file=file, highlight=False, width=MIN_COLUMNS))
+        simulate(config, Path(output) if output else Path("runs") / config.name, screen, resume=resume, grid=grid)
+
+
+def read_config(path: str, overrides: list[str]) -> Config:
+    """Reads a configuration from this machine, or from the app that Flower has unpacked here; its engine is `deployment`.
+
+    Raises:
+        ConfigError: There is no such file, or something is wrong in it.
+    """
+    places = [Path(path), *(Path(place) / path for place in sys.path if place)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"run config `config`: got {path!r}, no file on this machine (in {Path.cwd()}) or in the app; wanted a YAML's path")
+    return load_config(found, [*overrides, "runtime.engine=deployment"])

@@ -1,0 +1,1 @@
+"""A SuperLink and SuperNodes as processes on this machine, started and stopped together."""
