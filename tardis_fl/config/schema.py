@@ -87,6 +87,7 @@ class ModelConfig(Section):
         "mobilenet_v2",
         "vit_tiny",
         "b_alexnet",
+        "simple_cnn",
     ] = "small_resnet"
     """Network for small images: small_resnet is made for three tiers; the others are the forms for 32x32 images of those in papers."""
     width: Annotated[int, Field(ge=4, le=256)] = 32

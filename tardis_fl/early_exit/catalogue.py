@@ -138,5 +138,13 @@ CATALOGUE = {
             has_norm=False,
             fixed_exits=("conv2", "conv3"),
         ),
+        BackboneInfo(
+            name="simple_cnn",
+            children=("conv1", "conv2", "fc"),
+            cuts=("conv1", "conv2"),
+            min_input_size=8,
+            paper="Granqvist et al., pfl-research: Simulation Framework for Accelerating Research in Private Federated Learning, NeurIPS 2024 (CIFAR-10)",
+            has_norm=False,
+        ),
     )
 }

@@ -53,7 +53,8 @@ def unpack_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 
 def _to_array(values: npt.NDArray[np.generic]) -> Array:
     """Does what `Array(values)` does, without formatting the same header anew each time."""
-    return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=_npy_header(values.dtype.str, values.shape) + values.tobytes())
+    content = b"".join((_npy_header(values.dtype.str, values.shape), memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b""))
+    return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=content)
 
 
 def _from_array(array: Array) -> npt.NDArray[np.generic]:
@@ -62,7 +63,8 @@ def _from_array(array: Array) -> npt.NDArray[np.generic]:
         dtype = np.dtype(array.dtype)
         header = _npy_header(dtype.str, tuple(array.shape))
         if array.data.startswith(header):
-            return np.frombuffer(array.data, dtype=dtype, offset=len(header)).reshape(array.shape).copy()
+            found = np.frombuffer(array.data, dtype=dtype, offset=len(header)).reshape(array.shape)
+            return found if found.flags.writeable else found.copy()
     return array.numpy()
 
 

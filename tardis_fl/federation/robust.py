@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+NORM_PIECE = 1024  # values whose squares are summed in their own type
 CHUNK_VALUES = 2**17  # sorted at a time; larger chunks fall out of the processor's cache
 
 
@@ -183,24 +185,41 @@ def clip_update(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], m
     return clipped, norm
 
 
-def update_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> float:
-    """Returns the L2 norm, summed in float64, of the change of all parameters that an update holds; see `clip_update`.
+def update_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> float:
+    """Returns the L2 norm of the change of all parameters that an update holds; see `clip_update`.
 
-    It is infinite or not a number where the parameters are.
+    A mask that is None stands for parameters alone. It is infinite or not a number where the parameters are.
     """
-    return _joint_norm((update[key] - reference[key], masks[key]) for key in _floating(update))
+    return _joint_norm((difference, mask) for key in _floating(update) for difference, mask in _differences(update[key], reference[key], masks[key]))
 
 
-def parameters_norm(reference: Mapping[str, Tensor], masks: Mapping[str, Tensor], keys: Iterable[str]) -> float:
-    """Returns the L2 norm, summed in float64, of the parameters under some keys, without buffers and integer keys."""
+def parameters_norm(reference: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], keys: Iterable[str]) -> float:
+    """Returns the L2 norm of the parameters under some keys, without buffers and integer keys."""
     return _joint_norm((reference[key], masks[key]) for key in keys if reference[key].is_floating_point())
+
+
+def _differences(values: Tensor, start: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yields the change and its mask in pieces that stay in the processor's cache."""
+    masks = itertools.repeat(None) if mask is None else mask.reshape(-1).split(CHUNK_VALUES)
+    for new, old, part in zip(values.reshape(-1).split(CHUNK_VALUES), start.reshape(-1).split(CHUNK_VALUES), masks, strict=False):
+        yield new - old, part
 
 
 def _floating(update: Mapping[str, Tensor]) -> list[str]:
     return [key for key, tensor in update.items() if tensor.is_floating_point()]
 
 
-def _joint_norm(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+def _joint_norm(parts: Iterable[tuple[Tensor, Tensor | None]]) -> float:
     # masked by a where: indexing with a mask took longer than the sum; fsum: the same bits whatever the order of the keys
-    norms = (float(torch.linalg.vector_norm(torch.where(mask, values, 0), dtype=torch.float64)) for values, mask in parts)
+    norms = (_norm(values if mask is None else torch.where(mask, values, 0)) for values, mask in parts)
     return math.sqrt(math.fsum(norm * norm for norm in norms))
+
+
+def _norm(values: Tensor) -> float:
+    """Returns the L2 norm, summed in float64 over pieces that are summed as they are, which takes a fifth of the time."""
+    flat = values.reshape(-1)
+    whole = len(flat) // NORM_PIECE * NORM_PIECE
+    pieces = torch.linalg.vector_norm(flat[:whole].view(-1, NORM_PIECE), dim=1)
+    norm = math.hypot(*(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in (pieces, flat[whole:])))
+    # squares of large numbers overflow in float32 only
+    return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(flat, dtype=torch.float64))

@@ -25,6 +25,7 @@ class Updates:
 
     def __init__(self, weights: HeldWeights, config: Config) -> None:
         self._weights, self._federation = weights, config.federation
+        self._norm_masks = {key: None if mask.all() else mask for key, mask in weights.parameters.items()}
         self._optimizer = ServerOptimizer(config.federation.aggregation, weights.parameters)
         self._late: dict[int, WeightedMean] = {}
         self._aggregator: Aggregator = WeightedMean()
@@ -67,9 +68,9 @@ class Updates:
         Raises:
             ValueError: It doesn't fit, isn't finite, or has exploded.
         """
-        settings, masks = self._federation.aggregation, self._weights.parameters
+        settings = self._federation.aggregation
         self._weights.check(update, keys)
-        norm, sent = update_norm(update, self.reference, masks), self._norm_sent(tuple(keys))
+        norm, sent = update_norm(update, self.reference, self._norm_masks), self._norm_sent(tuple(keys))
         if settings.max_update_ratio is not None and norm > settings.max_update_ratio * sent:
             raise ValueError(
                 f"sent an update that has exploded: it changes the parameters by a norm of {norm:.3g}, "
@@ -77,7 +78,7 @@ class Updates:
             )
         self.norms.append(norm)
         if settings.rule == "norm_clipping" and settings.clip_norm is not None:
-            update, _ = clip_update(update, self.reference, masks, settings.clip_norm)
+            update, _ = clip_update(update, self.reference, self._weights.parameters, settings.clip_norm)
         if deadlines_missed:
             change = self._late_change(update, self._federation.late_discount**deadlines_missed)
             self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(change, num_samples)
@@ -87,7 +88,7 @@ class Updates:
     def _norm_sent(self, keys: tuple[str, ...]) -> float:
         """Returns the norm of the parameters that went out under some keys, computed once a round."""
         if keys not in self._norms_sent:
-            self._norms_sent[keys] = parameters_norm(self.reference, self._weights.parameters, keys)
+            self._norms_sent[keys] = parameters_norm(self.reference, self._norm_masks, keys)
         return self._norms_sent[keys]
 
     def finish(self) -> None:

@@ -99,8 +99,7 @@ class HeldWeights:
             shape, dtype = (sum(self._sizes[key]),), self._live[self._names[key][0]].dtype
             if tuple(flat[key].shape) != shape or flat[key].dtype != dtype:
                 raise ValueError(f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {shape} {dtype}")
-        # a float64 sum of finite float32 numbers can't overflow, and nothing that isn't finite hides in it: faster than looking at each
-        broken = next((key for key in keys if flat[key].is_floating_point() and not math.isfinite(flat[key].sum(dtype=torch.float64))), None)
+        broken = next((key for key in keys if flat[key].is_floating_point() and not _all_finite(flat[key])), None)
         if broken is not None:
             parts = zip(self._names[broken], flat[broken].split(self._sizes[broken]), strict=True)
             name = next(name for name, part in parts if not torch.isfinite(part).all())
@@ -118,6 +117,11 @@ class HeldWeights:
                 tensors = [self._live[name] for name in self._names[key] if name in self.norm_names]
                 for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
                     tensor.copy_(part.view(tensor.shape))
+
+
+def _all_finite(values: Tensor) -> bool:
+    # nothing that isn't finite hides in a sum, which is faster than looking at each; one that overflows is looked at again
+    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -270,6 +270,11 @@ def b_alexnet_by_hand() -> tuple[int, int]:
     return sum(weights.values()) + biases, sum(positions * count for positions, count in weights.items())
 
 
+def simple_cnn_by_hand() -> tuple[int, int]:
+    weights = {30**2: 3 * 32 * 9, 28**2: 32 * 64 * 9, 1: 14**2 * 64 * 128 + 128 * 10}
+    return sum(weights.values()) + 32 + 64 + 128 + 10, sum(positions * count for positions, count in weights.items())
+
+
 BY_HAND = {
     "small_resnet": small_resnet_by_hand(32),
     "resnet8": resnet_by_hand(1),
@@ -284,6 +289,7 @@ BY_HAND = {
     "mobilenet_v2": mobilenet_by_hand(),
     "vit_tiny": vit_by_hand(),
     "b_alexnet": b_alexnet_by_hand(),
+    "simple_cnn": simple_cnn_by_hand(),
 }
 
 PUBLISHED = {  # millions of parameters, millions of MACs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from tardis_fl.federation import messages
-from tardis_fl.federation.engines import run_apps
+from tardis_fl.federation.engines import CLIENT_APP, run_apps
 from tardis_fl.federation.server_app import build_server_app
 
 
@@ -31,10 +31,10 @@ class Recorder:
         self.epochs.append(record)
 
 
-def federate(config, recorder=None, *, workers=1):
+def federate(config, recorder=None, *, workers=1, client_app=CLIENT_APP):
     """Runs a federation on this machine and returns what came out."""
     received = []
-    run_apps(build_server_app(config, recorder or Recorder(), received.append), config, workers=workers)
+    run_apps(build_server_app(config, recorder or Recorder(), received.append), config, workers=workers, client_app=client_app)
     return received[0]
 
 

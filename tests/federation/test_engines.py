@@ -14,7 +14,6 @@ import time
 import pytest
 
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation import engines
 from tardis_fl.federation.engines import check_engine
 from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
 from tests.conftest import ROOT, small_config
@@ -47,11 +46,10 @@ def test_more_workers_than_clients_have_nothing_to_do_and_change_nothing():
     assert same_weights(federate(config, workers=1), federate(config, workers=4))
 
 
-def test_a_worker_that_is_killed_fails_its_client_and_no_other(monkeypatch):
-    monkeypatch.setattr(engines, "CLIENT_APP", "tests.federation.killing_app:app")
+def test_a_worker_that_is_killed_fails_its_client_and_no_other():
     recorder = Recorder()
     config = small_config("runtime.threads=1", "federation.rounds=3", "federation.max_failed_fraction=0.4")
-    federate(config, recorder, workers=2)
+    federate(config, recorder, workers=2, client_app="tests.federation.killing_app:app")
     assert [(failure.round, failure.client, failure.stage, failure.kind) for failure in recorder.failures] == [(2, 1, "train", "error")]
     assert recorder.failures[0].reason == "its worker process died (killed by SIGKILL; was there enough memory?)"
     assert recorder.rounds[2].train.num_samples == recorder.rounds[0].train.num_samples > recorder.rounds[1].train.num_samples

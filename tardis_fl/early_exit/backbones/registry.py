@@ -9,6 +9,7 @@ from tardis_fl.early_exit.backbones.alexnet import b_alexnet
 from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
 from tardis_fl.early_exit.backbones.mobilenet import mobilenet_v2
 from tardis_fl.early_exit.backbones.resnet import resnet
+from tardis_fl.early_exit.backbones.simple_cnn import simple_cnn
 from tardis_fl.early_exit.backbones.small_resnet import small_resnet
 from tardis_fl.early_exit.backbones.vgg import vgg
 from tardis_fl.early_exit.backbones.vit import vit_tiny
@@ -29,4 +30,5 @@ BUILDERS: dict[str, Callable[[BackboneOptions], Backbone]] = {
     "mobilenet_v2": mobilenet_v2,
     "vit_tiny": vit_tiny,
     "b_alexnet": b_alexnet,
+    "simple_cnn": simple_cnn,
 }

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.engines.inline import SERVER_NODE_ID, InlineGrid
+from tardis_fl.federation.engines.inline import SERVER_NODE_ID, InlineGrid, imported_app
 from tardis_fl.federation.engines.ray_engine import check_ray, run_on_ray
 from tardis_fl.federation.engines.workers import WorkerProcesses
 
@@ -50,23 +50,23 @@ def check_flower() -> None:
         raise RunError(f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`")
 
 
-def run_apps(server_app: ServerApp, config: Config, *, workers: int) -> None:
+def run_apps(server_app: ServerApp, config: Config, *, workers: int, client_app: str = CLIENT_APP) -> None:
     """Runs the apps on the configured engine until the ServerApp's main returns.
 
     Args:
         server_app: The server's side.
         config: The configuration.
         workers: Clients that train at a time; 1 on the engine `inline`: in this process.
+        client_app: MODULE:ATTRIBUTE of the clients' side, which other processes import.
     """
+    num_clients = config.federation.num_clients
     if config.runtime.engine == "ray":
-        run_on_ray(server_app, config, workers=workers)
+        run_on_ray(server_app, imported_app(client_app), config, workers=workers)
     elif workers == 1:
-        from tardis_fl.federation.client_app import app
-
-        serve(server_app, InlineGrid(app, config.federation.num_clients))
+        serve(server_app, InlineGrid(imported_app(client_app), num_clients))
     else:
-        with WorkerProcesses(CLIENT_APP, workers, config.federation.num_clients) as processes:
-            serve(server_app, InlineGrid(processes, config.federation.num_clients))
+        with WorkerProcesses(client_app, workers, num_clients) as processes:
+            serve(server_app, InlineGrid(processes, num_clients))
 
 
 def serve(server_app: ServerApp, grid: Grid) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -86,6 +87,13 @@ def answer(client_app: ClientApp, request: Request, num_nodes: int) -> Answer:
     except Exception as error:
         reply = Message(Error(CLIENT_APP_RAISED, own_traceback(error)), reply_to=request.message)
     return Answer(request.node_id, reply, context.state)
+
+
+def imported_app(reference: str) -> ClientApp:
+    """Returns the app MODULE:ATTRIBUTE."""
+    module, _, attribute = reference.partition(":")
+    app: ClientApp = getattr(importlib.import_module(module), attribute)
+    return app
 
 
 def take_identity() -> None:

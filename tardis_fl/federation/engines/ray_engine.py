@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
@@ -32,11 +33,12 @@ def check_ray() -> None:
         raise RunError("runtime.engine: got 'ray', and Ray is not installed; run `pip install 'tardis_fl[ray]'`, or use the engine inline")
 
 
-def run_on_ray(server_app: ServerApp, config: Config, *, workers: int) -> None:
+def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, workers: int) -> None:
     """Runs the apps on Flower's simulation engine until the ServerApp's main returns.
 
     Args:
         server_app: The server's side; it runs in a thread of this process.
+        client_app: The clients' side.
         config: The configuration.
         workers: Clients that train at a time, each with one thread; a cluster that is already there has its own number.
 
@@ -45,8 +47,6 @@ def run_on_ray(server_app: ServerApp, config: Config, *, workers: int) -> None:
     """
     check_ray()
     from flwr.simulation import run_simulation
-
-    from tardis_fl.federation.client_app import app as client_app
 
     stop = threading.Event()
     stoppable, finished = _stoppable(server_app, stop)

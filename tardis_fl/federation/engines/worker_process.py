@@ -6,7 +6,6 @@ side is gone, however it went, the process ends at once.
 
 from __future__ import annotations
 
-import importlib
 import os
 import queue
 import sys
@@ -15,9 +14,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tardis_fl.federation.engines.inline import Request, answer, give_id, take_identity
+from tardis_fl.federation.engines.arena import Arena
+from tardis_fl.federation.engines.inline import Request, answer, give_id, imported_app, take_identity
 
-from flwr.app import Error, Message, RecordDict  # isort: skip
+from flwr.app import ArrayRecord, Error, Message, RecordDict  # isort: skip
 from flwr.clientapp import ClientApp  # isort: skip
 
 
@@ -73,23 +73,24 @@ class Done:
     state: RecordDict
 
 
-def main(file_descriptor: int) -> None:
+def main(socket_descriptor: int, arena_descriptor: int) -> None:
     """Answers orders until the other side is gone."""
-    connection, orders = Connection(file_descriptor), queue.SimpleQueue[Any]()
+    connection, orders, arena = Connection(socket_descriptor), queue.SimpleQueue[Any](), Arena(arena_descriptor)
     introduction: Introduction = connection.recv()
     sys.path[:] = introduction.path
     threading.Thread(target=_read, args=(connection, orders), daemon=True).start()
 
     take_identity()
-    module, _, attribute = introduction.client_app.partition(":")
-    client_app: ClientApp = getattr(importlib.import_module(module), attribute)
+    client_app = imported_app(introduction.client_app)
     shared: dict[int, Any] = {}
     while True:
         order = orders.get()
         if isinstance(order, Records):
             shared = order.records
+            for record in shared.values():
+                _let_share(record)
             continue
-        connection.send(_done(client_app, order, shared, introduction.num_nodes))
+        connection.send_bytes(arena.dump(_done(client_app, order, shared, introduction.num_nodes)))
 
 
 def _read(connection: Connection, orders: queue.SimpleQueue[Any]) -> None:
@@ -98,6 +99,13 @@ def _read(connection: Connection, orders: queue.SimpleQueue[Any]) -> None:
             orders.put(connection.recv())
     except (EOFError, OSError):
         os._exit(0)  # in the middle of a training too: nobody wants its result
+
+
+def _let_share(record: Any) -> None:
+    """Makes the contents of arrays writable, which NumPy hands out as they are: clients that only read them need no copies."""
+    if isinstance(record, ArrayRecord):
+        for array in record.values():
+            array.data = bytearray(array.data)  # type: ignore[assignment]
 
 
 def _done(client_app: ClientApp, order: Order, shared: dict[int, Any], num_nodes: int) -> Done:
@@ -115,4 +123,4 @@ if __name__ == "__main__":
     # classes of this module must be those that the other side sends, not ones of __main__
     from tardis_fl.federation.engines import worker_process
 
-    worker_process.main(int(sys.argv[1]))
+    worker_process.main(int(sys.argv[1]), int(sys.argv[2]))

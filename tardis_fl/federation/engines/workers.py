@@ -14,8 +14,10 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
 
+import torch
 from flwr.app import Error, Message
 
+from tardis_fl.federation.engines.arena import Arena
 from tardis_fl.federation.engines.inline import Answer, Request
 from tardis_fl.federation.engines.worker_process import Done, Introduction, Order, Records
 from tardis_fl.precision import MOST_THREADS
@@ -23,6 +25,8 @@ from tardis_fl.precision import MOST_THREADS
 CLIENT_APP_CRASHED = 8  # Flower's code for a process that ended
 AHEAD_PER_WORKER = 8  # requests that may be worked on ahead of the oldest one without an answer: that many updates may wait in memory
 SECONDS_TO_END = 5.0
+# of glibc: a model's worth of memory that is given back and taken again for each client costs more than the copy into it
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 
 
 class WorkerProcesses:
@@ -43,12 +47,16 @@ class WorkerProcesses:
         self._waiting: deque[tuple[int, Request]] = deque()
         self._open: dict[str, tuple[int, Request]] = {}  # handed out or waiting, by message id, in order
         self._places = 0
+        self._own_threads: int | None = None
         self._workers = [_Worker(self._introduction) for _ in range(count)]
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Takes requests; records that several of them share go to each process once."""
         uses = Counter(id(record) for request in requests for record in request.message.content.values())
         shared = {id(record): record for request in requests for record in request.message.content.values() if uses[id(record)] > 1}
+        if requests and self._own_threads is None:
+            self._own_threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # while the others have the cores, a second thread is only waited for
         self._records = Records(shared)
         for worker in self._workers:
             worker.send(self._records)
@@ -63,13 +71,16 @@ class WorkerProcesses:
         ready = wait([worker.connection for worker in self._workers if worker.orders])
         worker = next(worker for worker in self._workers if worker.connection is ready[0])
         try:
-            done: Done = worker.connection.recv()
+            done: Done = worker.arena.load(worker.connection.recv_bytes())
         except (EOFError, OSError):
             done = self._replace(worker)
         else:
             worker.orders.popleft()
         _, request = self._open.pop(done.message_id)
         self._hand_out()
+        if not self._open and self._own_threads is not None:
+            torch.set_num_threads(self._own_threads)
+            self._own_threads = None
         reply = Message(done.error, reply_to=request.message) if done.error is not None else Message(done.content, reply_to=request.message)
         return Answer(request.node_id, reply, done.state)
 
@@ -100,8 +111,10 @@ class WorkerProcesses:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        if self._own_threads is not None:
+            torch.set_num_threads(self._own_threads)
         for worker in self._workers:
-            worker.connection.close()
+            worker.connection.close()  # all of them first: each is a process's reason to end
         for worker in self._workers:
             worker.end()
 
@@ -110,15 +123,23 @@ class _Worker:
     """A process, and this side's end of the socket to it.
 
     Attributes:
-        orders: Ids of the messages that it has, the one it works on first.
+        orders: Ids of the messages that it has, the one it works on first; never more than two, for the arena's sake.
     """
 
     def __init__(self, introduction: Introduction) -> None:
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", MOST_THREADS: "1", "PYTHONPATH": os.pathsep.join(path for path in introduction.path if path)}
+        environment = {
+            **KEEP_MEMORY,
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            MOST_THREADS: "1",
+            "PYTHONPATH": os.pathsep.join(path for path in introduction.path if path),
+        }
         # in a process group of its own, so that Ctrl-C reaches this side alone, whose end is the end of the worker too
-        command = [sys.executable, "-m", "tardis_fl.federation.engines.worker_process", str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, process_group=0)
+        self.arena = Arena()
+        descriptors = [theirs.fileno(), self.arena.file_descriptor]
+        command = [sys.executable, "-m", "tardis_fl.federation.engines.worker_process", *map(str, descriptors)]
+        self._process = subprocess.Popen(command, pass_fds=descriptors, env=environment, process_group=0)
         theirs.close()
         self.connection, self.orders = Connection(ours.detach()), deque[str]()
         self.send(introduction)
@@ -140,6 +161,7 @@ class _Worker:
     def end(self) -> str:
         """Waits for the process to end, or ends it; returns how it ended."""
         self.connection.close()
+        self.arena.close()
         try:
             code = self._process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:

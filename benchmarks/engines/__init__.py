@@ -1,0 +1,1 @@
+"""What engines cost, side by side: python -m benchmarks.engines."""

@@ -1,0 +1,93 @@
+"""Large arrays from a worker process to the one that started it: through shared memory instead of a socket.
+
+A socket copies each byte five times on its way; with a network of some megabytes that is a tenth of a small training.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import tempfile
+from typing import Any
+
+from flwr.app import Array
+
+HALF_BYTES = 128 * 2**20  # of addresses; memory only where something was written. What doesn't fit goes through the socket
+WORTH_IT_BYTES = 64 * 2**10
+
+
+class Arena:
+    """Two halves of shared memory that one side writes in turns, so that an answer may wait while the next one is written.
+
+    Args:
+        file_descriptor: Of the memory, as the other side has it; None: make one.
+    """
+
+    def __init__(self, file_descriptor: int | None = None) -> None:
+        self.file_descriptor = _new_memory() if file_descriptor is None else file_descriptor
+        self._memory = mmap.mmap(self.file_descriptor, 2 * HALF_BYTES)
+        self._half, self._used = 0, 0
+
+    def dump(self, what: Any) -> bytes:
+        """Pickles something; the contents of large arrays stay here until the call after the next."""
+        self._half, self._used = 1 - self._half, 0
+        buffer = io.BytesIO()
+        _Pickler(buffer, self).dump(what)
+        return buffer.getvalue()
+
+    def load(self, pickled: bytes) -> Any:
+        """Unpickles what the other side's `dump` returned, with copies of the arrays' contents."""
+        return _Unpickler(io.BytesIO(pickled), self).load()
+
+    def put(self, content: bytes) -> int | None:
+        """Takes a content; returns where it lies, or None where there is no room."""
+        if self._used + len(content) > HALF_BYTES:
+            return None
+        begin = self._half * HALF_BYTES + self._used
+        self._memory[begin : begin + len(content)] = content
+        self._used += len(content)
+        return begin
+
+    def get(self, begin: int, length: int) -> bytearray:
+        """Returns a copy of a content."""
+        return bytearray(memoryview(self._memory)[begin : begin + length])
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        self._memory.close()
+        os.close(self.file_descriptor)
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, arena: Arena) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._arena = arena
+
+    def persistent_id(self, what: Any) -> Any:
+        if isinstance(what, Array) and len(what.data) >= WORTH_IT_BYTES and (begin := self._arena.put(what.data)) is not None:
+            return what.dtype, what.shape, what.stype, begin, len(what.data)
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, arena: Arena) -> None:
+        super().__init__(file)
+        self._arena = arena
+
+    def persistent_load(self, place: Any) -> Array:
+        dtype, shape, stype, begin, length = place
+        array = Array(dtype=dtype, shape=shape, stype=stype, data=b"")
+        array.data = self._arena.get(begin, length)  # type: ignore[assignment]  # can be written, so that nobody copies it again
+        return array
+
+
+def _new_memory() -> int:
+    if hasattr(os, "memfd_create"):
+        file_descriptor = os.memfd_create("tardis_fl")
+    else:
+        with tempfile.TemporaryFile() as file:
+            file_descriptor = os.dup(file.fileno())
+    os.ftruncate(file_descriptor, 2 * HALF_BYTES)
+    return file_descriptor
