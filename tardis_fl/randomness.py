@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     SPLIT_VIEW = 17
     MIXING = 24
     LOAD = 25
+    PRIVACY = 26
+    FEATURE_NOISE = 27
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

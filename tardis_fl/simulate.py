@@ -50,6 +50,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.federation.dry_run import check_codecs
     from tardis_fl.federation.engines import check_engine, run_apps, serve
     from tardis_fl.federation.engines.crew import choose_crew
+    from tardis_fl.federation.privacy import check_accountant
     from tardis_fl.federation.rounds import Trained
     from tardis_fl.federation.server_app import build_server_app
     from tardis_fl.federation.workspace import new_network
@@ -61,6 +62,8 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
 
     RunFolder.check_free(folder, resume=resume)
     check_engine(config, resume=resume, has_nodes=grid is not None)
+    if config.federation.privacy is not None:
+        check_accountant()
     if resume and (report := complete_report(folder, config)):
         screen.results(report, folder)
         return report

@@ -105,6 +105,17 @@ class FaultConfig(Section):
     """Of straggler (10 where null), explode (1e6) and garbage (10)."""
 
 
+class PrivacyConfig(Section):
+    """Local differential privacy of the weights that a client sends: clipped, with Gaussian noise added on the client."""
+
+    clip_norm: PositiveFloat
+    """Largest L2 norm of an update's change."""
+    epsilon: PositiveFloat
+    """Privacy budget of one message; the report says what all of a client's messages cost together."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-5
+    """Probability that the promise doesn't hold, of one message and of all."""
+
+
 class FederationConfig(Section):
     """Who trains what, how often, and what goes wrong."""
 
@@ -124,6 +135,10 @@ class FederationConfig(Section):
     """Passes over its shard that a chosen client makes in a round."""
     client: OptimizerConfig = OptimizerConfig()
     """Local training on the clients."""
+    privacy: PrivacyConfig | None = None
+    """Local differential privacy of the weights (extra `privacy`); null: none. Features aren't covered by it."""
+    feature_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the training features that travel, as a multiple of each sample's own; without a promise of privacy."""
     proximal_mu: NonNegativeFloat = 0.0
     """Weight of FedProx's pull towards the weights of the round's start (Li et al. 2020); 0: none."""
     distillation: DistillationConfig = DistillationConfig()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
+from tardis_fl.early_exit.catalogue import CATALOGUE
 
 KEYS_OF_FEATURES = (
     "server_epochs",
@@ -29,8 +30,28 @@ def federation_problems(config: Config) -> Iterator[Problem]:
     yield from _aggregation(config)
     yield from _time(config)
     yield from _faults(config)
+    yield from _privacy(config)
     if config.calibrates_by_sums:
         yield from _sums(config)
+
+
+def _privacy(config: Config) -> Iterator[Problem]:
+    federation = config.federation
+    sends = federation.server_training == "features" and config.server_start < config.num_segments
+    if federation.feature_noise and not sends:
+        yield Problem("federation.feature_noise", f"{federation.feature_noise:g}", "no features travel in training, so it has no effect; remove it")
+    if federation.privacy is None:
+        return
+    if federation.split:
+        yield Problem(
+            "federation.privacy", "settings", "split training sends features and gets their gradients at each step, which it doesn't cover; remove one of both",
+            ("federation.split",),
+        )  # fmt: skip
+    if config.norm_layer == "batch" and CATALOGUE[config.model.backbone].has_norm:
+        yield Problem(
+            "federation.privacy", "settings", f"model.norm {config.model.norm!r} sends running statistics of the images with the weights; wanted model.norm: group",
+            ("model.norm",),
+        )  # fmt: skip
 
 
 def _depths(config: Config) -> Iterator[Problem]:

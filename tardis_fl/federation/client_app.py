@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from tardis_fl import __version__
 from tardis_fl.config.schema import Config
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.network import Segment
@@ -21,9 +20,10 @@ from tardis_fl.federation.local_training import Lesson, answering_exits, build_d
 from tardis_fl.federation.messages import Counts, FeatureBatch
 from tardis_fl.federation.normalisation import client_statistics
 from tardis_fl.federation.own_errors import reply_with_errors
+from tardis_fl.federation.privacy import private_weights
 from tardis_fl.federation.split_training import SplitClient
 from tardis_fl.federation.weights import Flat
-from tardis_fl.federation.workspace import Workspace, open_workspace
+from tardis_fl.federation.workspace import Workspace, workspace_of
 from tardis_fl.randomness import Purpose, torch_generator
 
 STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
@@ -43,7 +43,7 @@ def identify(message: Message, context: Context) -> Message:
     return Message(RecordDict({messages.METRICS: record}), reply_to=message)
 
 
-@app.train()
+@app.train(mods=[private_weights])
 def train(message: Message, context: Context) -> Message:
     """Trains the held segments on the client's training samples; returns their weights and counts."""
     request = _Request.open(message, context)
@@ -172,11 +172,8 @@ class _Request:
 
     @classmethod
     def open(cls, message: Message, context: Context) -> _Request:
-        values = dict(message.content["instruction"])  # type: ignore[arg-type]
-        if values.pop("version") != __version__:
-            raise RuntimeError(f"the server runs another version of tardis_fl than this node ({__version__}); install the same on all hosts")
-        data_root = context.node_config.get("data-root")
-        workspace = open_workspace(str(values.pop("config")), None if data_root is None else str(data_root))
+        workspace = workspace_of(message, context)
+        values = dict(message.content.config_records[messages.INSTRUCTION])
         return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values, message.content, context)
 
     @property
@@ -249,8 +246,9 @@ class _Request:
         if count < len(indices):
             indices = indices[torch.randperm(len(indices), generator=generator)[:count].numpy()]
         return training_features(
-            work.segments[:depth], work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision
-        )
+            work.segments[:depth], work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision,
+            noise=self.config.federation.feature_noise,
+        )  # fmt: skip
 
     def generator(self, purpose: Purpose) -> torch.Generator:
         return torch_generator(self.config.seed, purpose, self.round, self.shard.client)

@@ -147,7 +147,7 @@ class Fleet:
         arrays = messages.pack_tensors(weights) if weights is not None else None
         contents = {}
         for depth in depths:
-            content = RecordDict({"instruction": messages.instruction(self._config_json, round=round_number, depth=depth, **values)})
+            content = RecordDict({messages.INSTRUCTION: messages.instruction(self._config_json, round=round_number, depth=depth, **values)})
             if arrays is not None:
                 content[messages.WEIGHTS] = ArrayRecord({key: array for key, array in arrays.items() if int(key.split(".")[0]) < depth})
             contents[depth] = content

@@ -181,9 +181,12 @@ def finish_step(
 
 
 def training_features(
-    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str, generator: torch.Generator, precision: str
+    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str, generator: torch.Generator, precision: str, noise: float = 0.0
 ) -> FeatureBatch:
-    """Computes the features of the deepest held segment on one training view of each sample, as they travel."""
+    """Computes the features of the deepest held segment on one training view of each sample, as they travel.
+
+    With `noise`, Gaussian noise is added whose standard deviation is that multiple of each sample's own over its features.
+    """
     own = torch.from_numpy(indices)
     parts = []
     for segment in segments:
@@ -194,8 +197,16 @@ def training_features(
             with training_arithmetic(precision, data.device):
                 for segment in segments:
                     x = segment.body(x)
+            if noise:
+                x = _noisy(x, noise, generator)
             parts.append(encode(x, codec))
     return FeatureBatch(concatenate(parts), data.labels[own.to(data.device)], len(segments))
+
+
+def _noisy(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Adds noise to features (B, ...), drawn on the CPU."""
+    own = features.flatten(1).std(1).view(-1, *[1] * (features.dim() - 1))
+    return features + noise * own * torch.randn(features.shape, generator=generator).to(features)
 
 
 def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str) -> tuple[npt.NDArray[np.float32], FeatureBatch]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
+from flwr.app import Context, Message
 
+from tardis_fl import __version__
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.partition import Partition, load_partition
@@ -17,6 +19,7 @@ from tardis_fl.early_exit.tracing import ConversionError
 from tardis_fl.errors import ConfigError
 from tardis_fl.federation.faults import Faults
 from tardis_fl.federation.local_training import LocalData
+from tardis_fl.federation.messages import INSTRUCTION
 from tardis_fl.federation.weights import HeldWeights
 from tardis_fl.precision import resolve_device, resolve_precision, use_threads
 from tardis_fl.randomness import Purpose, integer_seed
@@ -53,6 +56,19 @@ class Workspace:
     def faults(self) -> Faults:
         """What goes wrong on purpose."""
         return Faults.of(self.config)
+
+
+def workspace_of(message: Message, context: Context) -> Workspace:
+    """Returns the workspace of the configuration that came with a message, on this node.
+
+    Raises:
+        RuntimeError: The server is of another version.
+    """
+    instruction = message.content.config_records[INSTRUCTION]
+    if instruction["version"] != __version__:
+        raise RuntimeError(f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts")
+    data_root = context.node_config.get("data-root")
+    return open_workspace(str(instruction["config"]), None if data_root is None else str(data_root))
 
 
 @lru_cache(maxsize=1)

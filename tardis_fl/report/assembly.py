@@ -26,6 +26,7 @@ from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import deployment_results as parts
 from tardis_fl.report import results
 from tardis_fl.report.load_assembly import load_energy_mj, load_latency_ms, simulation_result
+from tardis_fl.report.privacy import privacy_result
 
 
 def assemble(
@@ -56,6 +57,7 @@ def assemble(
         ],
         final_epochs=_accuracies(trained.final_epochs),
         clients=results.ClientsResult(label_counts.tolist()),
+        privacy=privacy_result(config, trained),
         warnings=[*warnings, *unused],
         **deployment_parts(config, costs, deployed, dataset.class_names),
     )  # fmt: skip

@@ -138,6 +138,35 @@ class ReferenceRow:
 
 
 @dataclass(frozen=True)
+class LeakResult:
+    """Something that travels from clients to the server. fewer: keys of the configuration that send none of it, less, or noisier."""
+
+    what: str
+    fewer: str
+
+
+@dataclass(frozen=True)
+class LocalPrivacyResult:
+    """Local differential privacy of the weights. noise_std: of each weight; num_messages: of the client that sent most;
+    epsilon: of all its messages together, at delta."""
+
+    clip_norm: float
+    noise_std: float
+    epsilon_per_message: float
+    delta: float
+    num_messages: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class PrivacyResult:
+    """leaks: what travels and isn't covered by a promise; local: the promise for weights, None where there is none."""
+
+    leaks: list[LeakResult]
+    local: LocalPrivacyResult | None
+
+
+@dataclass(frozen=True)
 class Report:
     """All of `report.json`."""
 
@@ -169,6 +198,7 @@ class Report:
     hardware: HardwareResult | None = None
     simulation: SimulationResult | None = None
     deployment_name: str | None = None
+    privacy: PrivacyResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain lists and dictionaries."""

@@ -25,8 +25,6 @@ from tardis_fl.precision import MOST_THREADS
 CLIENT_APP_CRASHED = 8  # Flower's code for a process that ended
 AHEAD_PER_WORKER = 8  # requests that may be worked on ahead of the oldest one without an answer: that many updates may wait in memory
 SECONDS_TO_END = 5.0
-# of glibc: a model's worth of memory that is given back and taken again for each client costs more than the copy into it
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(256 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 
 
 class WorkerProcesses:
@@ -129,7 +127,6 @@ class _Worker:
     def __init__(self, introduction: Introduction) -> None:
         ours, theirs = socket.socketpair()
         environment = {
-            **KEEP_MEMORY,
             **os.environ,
             "OMP_NUM_THREADS": "1",
             MOST_THREADS: "1",

@@ -1,0 +1,42 @@
+"""What leaves the clients and may tell about their images, and what was done about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tardis_fl.config.schema import Config
+from tardis_fl.federation.privacy import noise_std, privacy_spent
+from tardis_fl.federation.rounds import Trained
+from tardis_fl.report.results import LeakResult, LocalPrivacyResult, PrivacyResult
+
+
+def privacy_result(config: Config, trained: Trained) -> PrivacyResult:
+    """Names what left the clients of a run, and adds up the privacy that its weights cost."""
+    privacy, chosen = config.federation.privacy, Counter(client for record in trained.rounds for client in record.clients)
+    if privacy is None:
+        return PrivacyResult(list(_leaks(config)), None)
+    spent = privacy_spent(privacy, max(chosen.values(), default=0))
+    local = LocalPrivacyResult(privacy.clip_norm, noise_std(privacy), privacy.epsilon, privacy.delta, spent.num_messages, spent.epsilon)
+    return PrivacyResult(list(_leaks(config)), local)
+
+
+def _leaks(config: Config) -> Iterator[LeakResult]:
+    federation = config.federation
+    deepest_held = min(group.depth for group in config.groups)
+    if federation.privacy is None:
+        yield LeakResult("weights after training on a client's images", "federation.privacy clips them and adds noise")
+    if federation.server_training == "features" and config.server_start < config.num_segments:
+        noisy = f" (with noise of {federation.feature_noise:g} times their own deviation)" if federation.feature_noise else ""
+        none = "federation.server_training: proxy or none sends none"
+        fewer = "" if federation.split else ", federation.feature_fraction fewer, federation.feature_noise noisy ones"
+        yield LeakResult(f"features of training images with their labels{noisy}", none + fewer)
+    if deepest_held < config.num_segments:
+        yield LeakResult(
+            "features of held-out images with their labels, in evaluations",
+            "a federation.client_depth of all segments sends none, federation.evaluate_every fewer",
+        )
+    if not config.calibrates_by_sums:
+        what = "logits and labels of held-out images" + (", and features for deeper exits" if deepest_held < config.num_segments else "")
+        yield LeakResult(f"{what}, for temperatures and thresholds", "federation.calibration: sums sends sums over them")
+    yield LeakResult("counts of samples, losses and right answers, without noise", "nothing yet")

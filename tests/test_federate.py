@@ -1,0 +1,170 @@
+"""The main job on real Flower processes: the same weights, what goes wrong, and that nothing is left running."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from tardis_fl.cli import app
+from tardis_fl.errors import RunError
+from tardis_fl.federate import _follow, federate
+from tardis_fl.local_deployment.certificates import write_certificates, write_node_key
+from tardis_fl.local_deployment.deployment import LocalDeployment
+from tardis_fl.local_deployment.processes import Program
+from tests.conftest import ROOT, SMALL, small_config
+
+ONE_ROUND = ("federation.rounds=1", "federation.final_server_epochs=0", "runtime.threads=1")
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+def command(config_file, *options):
+    return [sys.executable, "-m", "tardis_fl", "federate", str(config_file), *options]
+
+
+def flower_processes():
+    """Returns the programs of Flower's that run here."""
+    names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-serverapp", "flwr-clientapp")
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(word.endswith(name) for word in words[:2] for name in names):
+            found.append(process.pid)
+    return set(found)
+
+
+def test_secured_processes_give_the_weights_of_the_inline_engine_and_all_end(config_file, tmp_path):
+    before = flower_processes()
+    overrides = [part for setting in ONE_ROUND for part in ("--set", setting)]
+    secured = subprocess.run(
+        command(config_file, "--engine", "deployment", "--secure", "--output", str(tmp_path / "real"), *overrides),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert secured.returncode == 0, secured.stderr
+    assert "round 1/1" in secured.stdout
+    assert "measured on the test split" in secured.stdout
+    inline = CliRunner().invoke(app, ["federate", str(config_file), "--engine", "inline", "--output", str(tmp_path / "inline"), *overrides])
+    assert inline.exit_code == 0, inline.output
+    for number in range(3):
+        name = f"model/segment_{number}.safetensors"
+        assert (tmp_path / "real" / name).read_bytes() == (tmp_path / "inline" / name).read_bytes()
+    reports = [json.loads((tmp_path / side / "report.json").read_text()) for side in ("real", "inline")]
+    assert reports[0]["operating_point"] == reports[1]["operating_point"]
+    files = [{path.name for path in (tmp_path / side).iterdir()} for side in ("real", "inline")]
+    assert files[0] - files[1] == {"flower_logs"}
+    assert flower_processes() <= before
+
+
+def test_ctrl_c_ends_every_process(config_file, tmp_path):
+    before = flower_processes()
+    process = subprocess.Popen(
+        command(config_file, "--engine", "deployment", "--output", str(tmp_path / "run")), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(flower_processes() - before) < 8 and time.monotonic() < deadline:  # SuperLink, three SuperNodes, and a superexec of each
+        time.sleep(0.2)
+    assert len(flower_processes() - before) >= 8
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in errors
+    assert "Traceback" not in errors
+    assert flower_processes() <= before
+
+
+def test_too_few_nodes_are_refused_before_anything_starts(config_file, tmp_path):
+    result = CliRunner().invoke(app, ["federate", str(config_file), "--engine", "deployment", "--nodes", "2", "--output", str(tmp_path / "run")])
+    assert result.exit_code == 4
+    assert "--nodes: got 2; this configuration needs 3, one for each client (federation.num_clients, runtime.min_nodes)" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} of this machine is in use; give another one with --port, or none") as caught:
+            federate(small_config(), tmp_path / "run", num_nodes=None, secure=False, port=port, resume=False)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("option", [["--nodes", "3"], ["--secure"], ["--port", "9000"]])
+def test_options_of_nodes_without_nodes_are_refused(config_file, option):
+    result = CliRunner().invoke(app, ["federate", str(config_file), *option])
+    assert result.exit_code == 2
+    assert f"{option[0]}: has no effect on the engine inline; wanted --engine deployment, or leave it out" in result.output
+
+
+def test_the_engine_deployment_wants_its_command(config_file):
+    result = CliRunner().invoke(app, ["simulate", str(config_file), "--set", "runtime.engine=deployment"])
+    assert result.exit_code == 2
+    assert "runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`" in result.output
+
+
+def test_another_version_of_flower_is_named(monkeypatch, config_file):
+    monkeypatch.setattr("tardis_fl.federation.engines.version", lambda name: "1.42.0")
+    result = CliRunner().invoke(app, ["simulate", str(config_file)])
+    assert result.exit_code == 4
+    assert "Flower 1.42.0 is installed, and this was tested with 1.41.x alone" in result.output
+
+
+def test_a_program_that_ends_at_once_is_shown_with_the_end_of_its_log(tmp_path):
+    program = Program.start("SuperLink", ["flower-superlink", "--no-such-option"], log=tmp_path / "log", environment={})
+    with pytest.raises(RunError, match=r"(?s)the SuperLink ended at once with code \d+. The end of its log:.*no-such-option"):
+        program.await_port(1)
+
+
+def test_an_expired_certificate_keeps_the_command_out(tmp_path):
+    """A SuperLink with a certificate of the last year: the run can't even be submitted."""
+    last_year = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365)
+    deployment = LocalDeployment(tmp_path, 0, secure=True)
+    deployment._write_files()
+    for name in ("ca.crt", "server.crt", "server.key"):
+        (tmp_path / name).unlink()
+    write_certificates(tmp_path, valid_from=last_year, valid=datetime.timedelta(days=30))
+    try:
+        deployment.start_superlink()
+        with pytest.raises(RunError, match=r"`flwr ls` failed"):
+            deployment.flwr("ls", "local")
+    finally:
+        deployment._end()
+
+
+def test_private_keys_are_readable_by_their_owner_alone(tmp_path):
+    write_certificates(tmp_path)
+    write_node_key(tmp_path / "node")
+    for name in ("server.key", "node"):
+        assert os.stat(tmp_path / name).st_mode & 0o777 == 0o600
+
+
+def test_a_server_that_ends_without_a_word_is_an_error(tmp_path):
+    class Deployment:
+        superlink = type("Program", (), {"last_lines": staticmethod(lambda: "its last line")})
+
+        def newly_ended(self):
+            return []
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / "process.json").write_text(json.dumps({"pid": process.pid}))
+    with pytest.raises(RunError, match=r"the server's process ended without a word. The end of the SuperLink's log:\nits last line"):
+        _follow(Deployment(), tmp_path)
