@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +33,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="tardis_fl_chaos_") as folder:
             outcome = scenario.run(Path(folder))
         passed = scenario.holds(outcome) and not outcome.left_behind
-        results[scenario.name] = {"expected": scenario.expected, "passed": passed, **asdict(outcome)}
+        results[scenario.name] = {"expected": scenario.expected, "passed": passed, **asdict(replace(outcome, screen=""))}
         failures = ", ".join(f"({number}, {client})" for number, client, _ in outcome.failures) or "none"
         longest = f"{max(outcome.round_seconds):.0f} s" if outcome.round_seconds else "-"
         table.add_row(scenario.name, scenario.expected, "yes" if passed else "NO", failures, longest, str(outcome.left_behind))
