@@ -40,6 +40,8 @@ def choose_crew(config: Config, train_macs: float, *, threads: int, cores: int |
         cores: That may be used; None: this process's.
         free_bytes: Memory that is free; None: this machine's.
     """
+    if config.runtime.engine == "deployment":
+        return Crew(config.clients_per_round, 1, "each on a node of its own")
     runtime, batch = config.runtime, config.federation.client.batch_size
     cores, free_bytes = cores or num_cores(), psutil.virtual_memory().available if free_bytes is None else free_bytes
     alone_threads = 1 if runtime.engine == "ray" else threads
