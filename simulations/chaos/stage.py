@@ -178,17 +178,21 @@ def perform(
 def _thread_of(stage: Stage, act: Callable[[Stage], None]):
     """Yields what starts the acting; raises what went wrong in it at the end."""
     problems: list[BaseException] = []
+    over, acted = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
             act(stage)
         except BaseException as problem:
             problems.append(problem)
+        acted.set()
+        over.wait()  # programs end with the thread that started them
 
     thread = threading.Thread(target=run, daemon=True)
     yield thread.start
+    over.set()
     if thread.ident is not None:
-        thread.join(PATIENCE_SECONDS)
+        acted.wait(PATIENCE_SECONDS)
     if problems:
         raise problems[0]
 
