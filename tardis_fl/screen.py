@@ -73,7 +73,8 @@ class Screen:
             kinds = ", ".join(dict.fromkeys(fault.kind for fault in federation.faults))
             print_(f"  faults      injected: {kinds}; the run goes on while at most {percent(federation.max_failed_fraction)} of a round's clients fail")
         print_(f"  machine     {_machine_text(config, crew, threads)}; training in {precision}")
-        print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now\n")
+        real = " and some seconds a message beside it" if config.runtime.engine == "deployment" else ""
+        print_(f"  takes       about [bold]{duration_text(plan.seconds)}[/bold] of training on this machine, as it runs now{real}\n")
         from tardis_fl.early_exit.summary import summary_table
 
         print_(
@@ -192,6 +193,8 @@ def _machine_text(config: Config, crew: Crew, threads: int) -> str:
     own = f"{threads} thread{'s' if threads != 1 else ''}"
     if crew.workers == 1 and config.runtime.engine == "inline":
         return f"{own}, one client at a time" + (f" ({crew.reason})" if threads > 1 else "")
+    if config.runtime.engine == "deployment":
+        return f"each client on a node of its own, where every message starts a process; {own} for the server"
     where = "Ray actor" if config.runtime.engine == "ray" else "process"
     clients = f"{crew.workers} clients at a time, each in a {where} of one thread" if crew.workers > 1 else f"one client at a time, in a {where} of one thread"
     return f"{clients} ({crew.reason}); {own} for the server"

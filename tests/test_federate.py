@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
+import zipfile
+from pathlib import Path
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from tardis_fl.cli import app
-from tardis_fl.errors import RunError
+from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federate import _follow, federate
+from tardis_fl.flower import read_config
 from tardis_fl.local_deployment.certificates import write_certificates, write_node_key
 from tardis_fl.local_deployment.deployment import LocalDeployment
 from tardis_fl.local_deployment.processes import Program
@@ -168,3 +174,28 @@ def test_a_server_that_ends_without_a_word_is_an_error(tmp_path):
     (tmp_path / "process.json").write_text(json.dumps({"pid": process.pid}))
     with pytest.raises(RunError, match=r"the server's process ended without a word. The end of the SuperLink's log:\nits last line"):
         _follow(Deployment(), tmp_path)
+
+
+def test_the_project_is_a_flower_app_that_carries_its_configurations(tmp_path):
+    """`flwr run .` builds and sends this; the code is the installed one."""
+    app_folder = tmp_path / "tardis-fl"
+    app_folder.mkdir()
+    for name in ("pyproject.toml", "configs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, app_folder / name)
+    flwr = Path(sys.executable).with_name("flwr")
+    subprocess.run([flwr, "build", "--app", str(app_folder)], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    (bundle,) = tmp_path.glob("*.fab")
+    names = set(zipfile.ZipFile(bundle).namelist())
+    assert {"configs/quickstart.yaml", "configs/cifar10_3tier.yaml", "pyproject.toml"} <= names
+    assert not any(name.endswith(".py") for name in names)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    for reference in settings["components"].values():
+        module, _, attribute = reference.partition(":")
+        assert hasattr(importlib.import_module(module), attribute)
+    assert read_config(settings["config"]["config"], []).runtime.engine == "deployment"
+
+
+def test_a_configuration_that_is_nowhere_is_named():
+    with pytest.raises(ConfigError, match=r"run config `config`: got 'nowhere.yaml', no file on this machine .* or in the app; wanted a YAML's path"):
+        read_config("nowhere.yaml", [])

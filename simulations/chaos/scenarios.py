@@ -88,24 +88,20 @@ def _superlink_killed(folder: Path) -> Outcome:
 
 def _superlink_restarted(folder: Path) -> Outcome:
     """The same nodes and the same database, as on real hosts."""
-    again: list[str] = []
 
-    def act(stage: Stage) -> None:
+    def restart(stage: Stage, run_config: dict[str, str | bool]) -> Path:
         stage.await_round(2)
         stage.tell("the SuperLink is killed, and started again on its database")
         stage.deployment.superlink._process.kill()
         stage.deployment.superlink._process.wait()
         stage.deployment.start_superlink()
-        server = stage.deployment.folder / "follow"
-        for name in ("process.json", "outcome.json"):
-            (server / name).unlink(missing_ok=True)
         stage.tell("the run is submitted again, with resume")
-        config = stage.deployment.folder / "config.yaml"
-        again.append(stage.deployment.submit({"config": str(config), "output": str(stage.run), "resume": True, "follow": str(server)}))
+        follow = stage.deployment.folder / "follow_again"
+        follow.mkdir()
+        stage.deployment.submit({**run_config, "resume": True, "follow": str(follow)})
+        return follow
 
-    outcome = perform(folder, act)
-    assert again, outcome
-    return outcome
+    return perform(folder, lambda stage: None, restart=restart)
 
 
 def _network_cut(folder: Path) -> Outcome:

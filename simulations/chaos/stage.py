@@ -134,7 +134,7 @@ class Outcome:
 
 def perform(
     folder: Path, act: Callable[[Stage], None], *, overrides: tuple[str, ...] = (), nodes: int = 3, secure: bool = False,
-    before: Callable[[LocalDeployment], None] | None = None, resume: bool = False,
+    before: Callable[[LocalDeployment], None] | None = None, resume: bool = False, restart: Callable[[Stage, dict[str, str | bool]], Path] | None = None,
 ) -> Outcome:  # fmt: skip
     """Runs the small run while something happens to its nodes.
 
@@ -146,6 +146,7 @@ def perform(
         secure: TLS and keys.
         before: What is done when the nodes have been started, before the run.
         resume: Go on with the run in the folder.
+        restart: Ends the SuperLink and starts another with the run; given the run config, returns the folder to follow then.
     """
     config = parse_config(CONFIG, overrides=overrides)
     private = folder / f"private_{'again' if resume else 'first'}"
@@ -158,8 +159,11 @@ def perform(
         if before:
             before(deployment)
         try:
-            deployment.submit({"config": str(private / "config.yaml"), "output": str(run), "resume": resume, "follow": str(follow)})
+            run_config = {"config": str(private / "config.yaml"), "output": str(run), "resume": resume, "follow": str(follow)}
+            deployment.submit(run_config)
             start()
+            if restart is not None:
+                follow = restart(stage, run_config)
             _follow(deployment, follow)
         except TardisError as caught:
             error = str(caught)

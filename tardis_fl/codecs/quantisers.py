@@ -41,6 +41,29 @@ class EncodedFeatures:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __getitem__(self, rows: slice) -> EncodedFeatures:
+        """Returns some samples, without copying them."""
+        return EncodedFeatures(*(part[rows] if len(part) else part for part in self._parts))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of everything."""
+        return sum(part.nbytes for part in self._parts)
+
+    def empty(self, count: int) -> EncodedFeatures:
+        """Returns room for so many samples of this kind."""
+        return EncodedFeatures(*(part.new_empty(count, *part.shape[1:]) if len(part) else part for part in self._parts))
+
+    def put(self, first: int, others: EncodedFeatures) -> None:
+        """Copies samples into place."""
+        for mine, theirs in zip(self._parts, others._parts, strict=True):
+            if len(mine):
+                mine[first : first + len(others)] = theirs
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values, self.low, self.scale
+
 
 def encode(features: Tensor, codec: str) -> EncodedFeatures:
     """Encodes features (N, ...), each sample by itself.

@@ -89,5 +89,17 @@ def warnings_about(config: Config) -> Iterator[str]:
             yield f"model.{key} had no effect with the backbone {backbone.name!r}"
     yield from federation_warnings(config)
     yield from deployment_warnings(config)
+    engines = {
+        "reply_timeout_s": ["deployment"],
+        "nodes_timeout_s": ["deployment"],
+        "min_nodes": ["deployment"],
+        "ray_address": ["ray"],
+        "workers": ["inline", "ray"],
+    }
+    for key, having in engines.items():
+        if changed(config.runtime, key) and config.runtime.engine not in having:
+            yield f"runtime.{key} had no effect on the engine {config.runtime.engine}"
+    if config.runtime.workers and config.runtime.ray_address:
+        yield "runtime.workers had no effect: a Ray cluster that is already there has its own number"
     if data.dataset == "synthetic" and data.on_missing == "synthetic":
         yield "data.on_missing had no effect, since the dataset is synthetic by choice"

@@ -137,6 +137,8 @@ class FederationConfig(Section):
     """Local training on the clients."""
     privacy: PrivacyConfig | None = None
     """Local differential privacy of the weights (extra `privacy`); null: none. Features aren't covered by it."""
+    piece_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Most bytes of a shard's features in one message; more than that travel in pieces, each with a request of its own. The run's result doesn't depend on it."""
     feature_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise on the training features that travel, as a multiple of each sample's own; without a promise of privacy."""
     proximal_mu: NonNegativeFloat = 0.0

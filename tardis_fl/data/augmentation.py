@@ -34,11 +34,21 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
         (B, H, W, C) uint8.
     """
     count, height, width, channels = images.shape
+    down, right, mirrored = _draw(count, generator)
     padded = images.new_zeros(count, height + 2 * PADDING, width + 2 * PADDING, channels)
     padded[:, PADDING : PADDING + height, PADDING : PADDING + width] = images
-    rows = torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) + torch.arange(height)
-    columns = torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) + torch.arange(width)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
     columns = torch.where(mirrored, columns.flip(1), columns)
     rows, columns, samples = (positions.to(images.device) for positions in (rows, columns, torch.arange(count)))
     return padded[samples[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def skip_draws(count: int, generator: torch.Generator) -> None:
+    """Draws what `crop_and_flip` would for so many images, so that those after them get their own views."""
+    _draw(count, generator)
+
+
+def _draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns how far each image is shifted down and right, from 0, and whether it is mirrored, all (B, 1)."""
+    down, right = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) for _ in range(2))
+    return down, right, torch.rand(count, 1, generator=generator) < 0.5

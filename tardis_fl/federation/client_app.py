@@ -16,7 +16,7 @@ from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.federation import messages
 from tardis_fl.federation.calibration_sums import client_histograms, client_temperature_sums, held_out_answers
-from tardis_fl.federation.local_training import Lesson, answering_exits, build_distillation, held_out_logits, train_segments, training_features
+from tardis_fl.federation.local_training import Indices, Lesson, answering_exits, build_distillation, held_out_logits, noisy, train_segments, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch
 from tardis_fl.federation.normalisation import client_statistics
 from tardis_fl.federation.own_errors import reply_with_errors
@@ -89,12 +89,19 @@ def split(message: Message, context: Context) -> Message:
 
 @app.query("features")
 def features(message: Message, context: Context) -> Message:
-    """Returns features of a share of the training samples: of the weights that came, or those computed before the training."""
-    if messages.WEIGHTS not in message.content:
-        return Message(RecordDict({messages.FEATURES_KIND: context.state.pop(STALE_FEATURES)}), reply_to=message)
+    """Returns a piece of the features of a share of the training samples: of the weights that came, or those computed before the training."""
     request = _Request.open(message, context)
-    request.load_weights()
-    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(request.features(request.depth).tensors())}), reply_to=message)
+    first, most_bytes = int(request.values["first"]), request.config.federation.piece_bytes
+    if messages.WEIGHTS in message.content:
+        request.load_weights()
+        batch, count = request.features(request.depth, first=first, most_bytes=most_bytes), len(request.shared_samples(Purpose.FEATURE_VIEW)[0])
+    else:
+        kept = FeatureBatch.from_tensors(messages.unpack_tensors(context.state.array_records[STALE_FEATURES]), request.depth)
+        batch, count = kept.piece(first, most_bytes), len(kept)
+        if first + len(batch) == count:
+            context.state.pop(STALE_FEATURES)
+    content = RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors()), messages.METRICS: MetricRecord({"num_samples": count})})
+    return Message(content, reply_to=message)
 
 
 @app.query("statistics")
@@ -239,16 +246,26 @@ class _Request:
             flat = faults.damage(flat, start, self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
         return RecordDict({messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()})
 
-    def features(self, depth: int) -> FeatureBatch:
-        """Computes the features of a share of the training samples with the loaded weights, after `depth` segments."""
-        work, generator, indices = self.workspace, self.generator(Purpose.FEATURE_VIEW), self.shard.train
+    def features(self, depth: int, *, first: int = 0, most_bytes: int | None = None) -> FeatureBatch:
+        """Computes the features of a share of the training samples with the loaded weights, after `depth` segments: all, or a piece of them."""
+        work, federation = self.workspace, self.config.federation
+        indices, generator = self.shared_samples(Purpose.FEATURE_VIEW)
+
+        def add_noise(features: Tensor, batch: int) -> Tensor:
+            return noisy(features, federation.feature_noise, torch_generator(self.config.seed, Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
+
+        return training_features(
+            work.segments[:depth], work.data, indices, codec=federation.feature_codec, generator=generator, precision=work.precision,
+            first=first, most_bytes=most_bytes, noise=add_noise if federation.feature_noise else None,
+        )  # fmt: skip
+
+    def shared_samples(self, purpose: Purpose) -> tuple[Indices, torch.Generator]:
+        """Returns the training samples whose features are asked for, and the generator that goes on with their views."""
+        generator, indices = self.generator(purpose), self.shard.train
         count = max(1, round(float(self.values["fraction"]) * len(indices)))
         if count < len(indices):
             indices = indices[torch.randperm(len(indices), generator=generator)[:count].numpy()]
-        return training_features(
-            work.segments[:depth], work.data, indices, codec=self.config.federation.feature_codec, generator=generator, precision=work.precision,
-            noise=self.config.federation.feature_noise,
-        )  # fmt: skip
+        return indices, generator
 
     def generator(self, purpose: Purpose) -> torch.Generator:
         return torch_generator(self.config.seed, purpose, self.round, self.shard.client)

@@ -50,6 +50,39 @@ class FeatureBuffer:
             self._entries.setdefault(number, []).append(FeatureBatch.from_tensors(state, depth, f"{number}.{depth}.").to(device))
 
 
+class Pieces:
+    """Puts together what several clients send in pieces, each into its place in memory that is taken once."""
+
+    def __init__(self) -> None:
+        self._whole: dict[int, FeatureBatch] = {}
+        self._come: dict[int, int] = {}
+
+    def add(self, client: int, piece: FeatureBatch, first: int, count: int) -> None:
+        """Takes the rows from `first` on of a client's `count`.
+
+        Raises:
+            ValueError: They aren't the ones that were missing.
+        """
+        come, whole = self._come.get(client, 0), self._whole.get(client)
+        if first != come or not len(piece) or first + len(piece) > count or (whole is not None and len(whole) != count):
+            raise ValueError(f"sent the rows {first} to {first + len(piece)} of {count} features, of which {come} have come")
+        if len(piece) == count:
+            self._whole[client] = piece
+        else:
+            self._whole.setdefault(client, piece.room(count)).put(first, piece)
+        self._come[client] = first + len(piece)
+
+    def wanted(self, clients: Sequence[int]) -> tuple[int, list[int]]:
+        """Returns from which row on some of these clients are to send more, and which; nobody where all is there."""
+        open_at = {client: come for client in clients if (come := self._come.get(client, 0)) and come < len(self._whole[client])}
+        first = min(open_at.values(), default=0)
+        return first, [client for client, come in open_at.items() if come == first]
+
+    def of(self, clients: Sequence[int]) -> list[FeatureBatch]:
+        """Returns what these clients sent, in their order."""
+        return [self._whole[client] for client in sorted(clients) if client in self._whole]
+
+
 def by_depth(parts: Sequence[FeatureBatch]) -> list[FeatureBatch]:
     """Joins the batches of each depth, shallow first."""
     joined = []

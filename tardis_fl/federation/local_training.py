@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from tardis_fl.codecs.quantisers import concatenate, encode, transfer
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.config.schema import Config
-from tardis_fl.data.augmentation import Normalisation, crop_and_flip
+from tardis_fl.data.augmentation import Normalisation, crop_and_flip, skip_draws
 from tardis_fl.data.images import ImageSet
 from tardis_fl.early_exit.evaluation import evaluate_batches
 from tardis_fl.early_exit.losses import Distillation
@@ -53,6 +53,11 @@ class LocalData:
         if generator is not None and self.augment:
             images = crop_and_flip(images, generator)
         return self.normalisation(images), self.labels[indices]
+
+    def skip_views(self, count: int, generator: torch.Generator) -> None:
+        """Lets a generator go on as if `batch` had made views of so many images."""
+        if self.augment:
+            skip_draws(count, generator)
 
     @property
     def device(self) -> torch.device:
@@ -181,30 +186,47 @@ def finish_step(
 
 
 def training_features(
-    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str, generator: torch.Generator, precision: str, noise: float = 0.0
-) -> FeatureBatch:
+    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str, generator: torch.Generator, precision: str,
+    first: int = 0, most_bytes: int | None = None, noise: Callable[[Tensor, int], Tensor] | None = None,
+) -> FeatureBatch:  # fmt: skip
     """Computes the features of the deepest held segment on one training view of each sample, as they travel.
 
-    With `noise`, Gaussian noise is added whose standard deviation is that multiple of each sample's own over its features.
+    Args:
+        segments: The held segments, from the first.
+        data: The images.
+        indices: Training samples.
+        codec: How the features travel.
+        generator: Views are drawn from it; a sample's doesn't depend on where a piece begins or ends.
+        precision: float32 or bfloat16.
+        first: Position of the sample to begin with.
+        most_bytes: Where to end: so many bytes of encoded features, or at least one sample; None: at the last sample.
+        noise: Adds noise to features (B, ...), given them and their batch's number.
     """
     own = torch.from_numpy(indices)
-    parts = []
+    parts, last = [], len(own)
     for segment in segments:
         segment.eval()
     with torch.no_grad():
-        for positions in torch.arange(len(own)).split(EVALUATION_BATCH):
+        for number, positions in enumerate(torch.arange(len(own)).split(EVALUATION_BATCH)):
+            begin, end = int(positions[0]), int(positions[-1]) + 1
+            if begin >= last:
+                break
+            if end <= first:
+                data.skip_views(len(positions), generator)
+                continue
             x, _ = data.batch(own[positions], generator)
             with training_arithmetic(precision, data.device):
                 for segment in segments:
                     x = segment.body(x)
-            if noise:
-                x = _noisy(x, noise, generator)
-            parts.append(encode(x, codec))
-    return FeatureBatch(concatenate(parts), data.labels[own.to(data.device)], len(segments))
+            encoded = encode(x if noise is None else noise(x, number), codec)
+            if most_bytes is not None:
+                last = min(last, first + max(1, most_bytes // (encoded.num_bytes // len(positions))))
+            parts.append(encoded[max(first - begin, 0) : last - begin])
+    return FeatureBatch(concatenate(parts), data.labels[own[first:last].to(data.device)], len(segments))
 
 
-def _noisy(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Adds noise to features (B, ...), drawn on the CPU."""
+def noisy(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Returns features (B, ...) with Gaussian noise of `noise` times each sample's own standard deviation, drawn on the CPU."""
     own = features.flatten(1).std(1).view(-1, *[1] * (features.dim() - 1))
     return features + noise * own * torch.randn(features.shape, generator=generator).to(features)
 

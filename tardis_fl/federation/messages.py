@@ -111,6 +111,20 @@ class FeatureBatch:
         values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in ("values", "low", "scale", "labels"))
         return cls(EncodedFeatures(values, low, scale), labels, depth)
 
+    def piece(self, first: int, most_bytes: int) -> FeatureBatch:
+        """Returns rows from a position on, as many as fit into some bytes, or one."""
+        last = first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))
+        return FeatureBatch(self.features[first:last], self.labels[first:last], self.depth)
+
+    def room(self, count: int) -> FeatureBatch:
+        """Returns so many rows of this kind, with nothing in them yet."""
+        return FeatureBatch(self.features.empty(count), self.labels.new_empty(count), self.depth)
+
+    def put(self, first: int, piece: FeatureBatch) -> None:
+        """Copies rows into place."""
+        self.features.put(first, piece.features)
+        self.labels[first : first + len(piece)] = piece.labels
+
     @classmethod
     def concatenate(cls, parts: Sequence[FeatureBatch]) -> FeatureBatch:
         """Joins batches of the same depth."""

@@ -25,7 +25,7 @@ from tardis_fl.federation import messages
 from tardis_fl.federation.calibration_sums import STAGE, CalibrationSums, collect_sums
 from tardis_fl.federation.clock import VirtualClock
 from tardis_fl.federation.events import Listener, RoundRecord, Snapshot
-from tardis_fl.federation.feature_buffer import FeatureBuffer, by_depth
+from tardis_fl.federation.feature_buffer import FeatureBuffer, Pieces, by_depth
 from tardis_fl.federation.fleet import Fleet, Reply
 from tardis_fl.federation.lessons import Lessons
 from tardis_fl.federation.local_training import answering_exits, training_features
@@ -348,14 +348,20 @@ class FederationServer:
 
     def _collect_features(self, weights: Flat | None, fraction: float) -> list[FeatureBatch]:
         """Asks clients for features of what they hold above the first segment that the server trains; without weights for those they kept."""
-        start, parts = self._config.server_start, []
-        for reply, content in self._ask("features", messages.FEATURES, weights=weights, max_depth=start, fraction=fraction):
-            tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
-            depth = min(self._fleet.population.depth(reply.client), start)
-            parts.append(FeatureBatch.from_tensors(tensors, depth).to(self._device))
-            self._listener.worked("features", len(parts[-1]))
+        start, pieces = self._config.server_start, Pieces()
+        first, asked = 0, list(self._now.healthy)
+        while asked:
+            for reply, content in self._ask("features", messages.FEATURES, clients=asked, weights=weights, max_depth=start, fraction=fraction, first=first):
+                tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+                piece = FeatureBatch.from_tensors(tensors, min(self._fleet.population.depth(reply.client), start)).to(self._device)
+                try:
+                    pieces.add(reply.client, piece, first, int(content.metric_records[messages.METRICS]["num_samples"]))
+                except ValueError as error:
+                    self._fail(reply.client, "features", "rejected", f"{error}; rejected")
+                self._listener.worked("features", len(piece))
+            first, asked = pieces.wanted(self._now.healthy)
         self._now.check()
-        return parts
+        return pieces.of(self._now.healthy)
 
     def _proxy_features(self) -> FeatureBatch:
         """Computes features of the server's own images with the segments above those it trains."""

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from tardis_fl.config.consistency import warnings_about
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.engines import check_engine
 from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
@@ -159,3 +160,19 @@ def test_ray_gives_the_weights_of_the_inline_engine_and_shows_a_clients_own_erro
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_a_ray_cluster_that_is_not_there_is_named():
     assert on_ray("runtime.ray_address=127.0.0.1:1")["error"].startswith("no Ray cluster answers at runtime.ray_address 127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        (["runtime.min_nodes=2"], "runtime.min_nodes had no effect on the engine inline"),
+        (["runtime.ray_address=auto"], "runtime.ray_address had no effect on the engine inline"),
+        (["runtime.workers=2", "runtime.engine=deployment"], "runtime.workers had no effect on the engine deployment"),
+        (
+            ["runtime.workers=2", "runtime.engine=ray", "runtime.ray_address=auto"],
+            "runtime.workers had no effect: a Ray cluster that is already there has its own number",
+        ),
+    ],
+)
+def test_keys_of_another_engine_are_named(overrides, warning):
+    assert warning in list(warnings_about(small_config(*overrides)))

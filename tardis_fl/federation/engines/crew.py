@@ -9,7 +9,7 @@ import psutil
 from tardis_fl.config.schema import Config
 from tardis_fl.precision import num_cores, resolve_device
 
-IMAGES_A_THREAD = 32  # of a batch: with fewer, a second thread brought nothing for the networks here, with more it did
+IMAGES_A_THREAD = 16  # of a batch: with fewer, processes of one thread are surely faster than threads
 WORTH_WORKERS_MACS = 1e12  # of all clients' training, some ten seconds: below, the start of processes takes longer than they save
 WORKER_BYTES = 768 * 2**20  # a process with PyTorch, a small network and its buffers; images are mapped, and shared by all
 SERVER_SHARE = 0.5  # of the free memory, left to the server and to others
@@ -40,6 +40,8 @@ def choose_crew(config: Config, train_macs: float, *, threads: int, cores: int |
         cores: That may be used; None: this process's.
         free_bytes: Memory that is free; None: this machine's.
     """
+    if config.runtime.engine == "deployment":
+        return Crew(config.clients_per_round, 1, "each on a node of its own")
     runtime, batch = config.runtime, config.federation.client.batch_size
     cores, free_bytes = cores or num_cores(), psutil.virtual_memory().available if free_bytes is None else free_bytes
     alone_threads = 1 if runtime.engine == "ray" else threads
