@@ -86,14 +86,21 @@ def test_every_shipped_configuration_runs(config, tmp_path):
 def test_a_command_of_the_readme_runs(command, tmp_path):
     """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
     arguments = shlex.split(command)[1:]
-    trains = any(word in command for word in ("simulate", "sweep", "baselines"))
+    trains = any(word in command for word in ("simulate", "federate", "sweep", "baselines"))
     if trains:
         if "--output" in arguments:
             position = arguments.index("--output")
             del arguments[position : position + 2]
         if "sweep" in command:
             arguments[arguments.index("--seeds") + 1] = "1"
-        arguments += [*QUICK, *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]), "--output", str(tmp_path / "run")]
+        if "deployment" in command:  # every message starts a process on each node
+            arguments += ["--set", "federation.num_clients=2", "--set", "federation.final_server_epochs=0"]
+        arguments += [
+            *(QUICK if "deployment" not in command else QUICK[:2] + QUICK[6:]),
+            *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]),
+            "--output",
+            str(tmp_path / "run"),
+        ]
     run_in(ROOT, arguments, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {}))
     if trains:
         assert (tmp_path / "run" / ("sweep.md" if "sweep" in command else "report.html")).exists()
