@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -57,3 +58,8 @@ def real_data() -> Path:
 def small_config(*overrides: str) -> Config:
     """A configuration that trains in a second or two."""
     return parse_config(SMALL, overrides=overrides)
+
+
+def hear_ctrl_c() -> None:
+    """For a process that is about to start: lets it hear SIGINT, also where the tests run in a shell's background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

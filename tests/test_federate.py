@@ -27,7 +27,7 @@ from tardis_fl.flower import read_config
 from tardis_fl.local_deployment.certificates import write_certificates, write_node_key
 from tardis_fl.local_deployment.deployment import LocalDeployment
 from tardis_fl.local_deployment.processes import Program
-from tests.conftest import ROOT, SMALL, small_config
+from tests.conftest import ROOT, SMALL, hear_ctrl_c, small_config
 
 ONE_ROUND = ("federation.rounds=1", "federation.final_server_epochs=0", "runtime.threads=1")
 
@@ -82,8 +82,9 @@ def test_secured_processes_give_the_weights_of_the_inline_engine_and_all_end(con
 def test_ctrl_c_ends_every_process(config_file, tmp_path):
     before = flower_processes()
     process = subprocess.Popen(
-        command(config_file, "--engine", "deployment", "--output", str(tmp_path / "run")), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command(config_file, "--engine", "deployment", "--output", str(tmp_path / "run")),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(flower_processes() - before) < 8 and time.monotonic() < deadline:  # SuperLink, three SuperNodes, and a superexec of each
         time.sleep(0.2)

@@ -20,7 +20,7 @@ from tardis_fl.config import parse_config
 from tardis_fl.errors import ConfigError, DataError, RunError
 from tardis_fl.screen import Screen
 from tardis_fl.simulate import simulate
-from tests.conftest import ROOT, SMALL, small_config
+from tests.conftest import ROOT, SMALL, hear_ctrl_c, small_config
 
 CONTRACT = {
     "exits": {"tier", "accuracy", "num_parameters", "num_exit_parameters", "macs", "temperature", "ece", "auroc"},
@@ -206,7 +206,9 @@ def test_missing_data_ends_with_code_3_and_leaves_no_folder(tmp_path):
 def test_ctrl_c_ends_cleanly_and_leaves_a_readable_folder(tmp_path):
     (tmp_path / "c.yaml").write_text(SMALL)
     command = [sys.executable, "-m", "tardis_fl.simulate", "c.yaml", "--set", "federation.rounds=5000"]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     rounds = tmp_path / "runs" / "small" / "rounds.jsonl"
     deadline = time.monotonic() + 120
     while not (rounds.exists() and rounds.read_text().count("\n") >= 2) and time.monotonic() < deadline:
