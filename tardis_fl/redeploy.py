@@ -126,6 +126,11 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> Finished
         dataset, codec = load_dataset(config), config.deployment.feature_codec
         evidence.check_same(dataset)
         if evidence.codec != codec:
+            if config.nodes_keep_images and not config.calibrates_by_sums:
+                raise ConfigError(
+                    f"deployment.feature_codec: got {codec!r}, through which the held-out images would have to pass again, and these stayed on the nodes; "
+                    f"wanted {evidence.codec!r}, or a new run"
+                )
             evidence = evidence.through(list(bundle.network), dataset, codec)
         images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
     return FinishedRun(folder, config, report, bundle.network, costs, evidence, images, bundle.manifest["normalisation"])

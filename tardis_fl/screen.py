@@ -53,6 +53,10 @@ class Screen:
         """Says what takes a moment."""
         self.console.print(f"[dim]{what} ...[/dim]")
 
+    def noticed(self, what: str) -> None:
+        """Says what a person should know, such as a node that joined."""
+        show_note(self.console, what)
+
     def summary(
         self, config: Config, dataset: Dataset, label_counts: npt.NDArray[np.int64], costs: Sequence[SegmentCost], plan: Plan, *,
         crew: Crew, threads: int, precision: str, warnings: Sequence[str],
@@ -160,7 +164,7 @@ class _Watcher:
         )
 
     def noticed(self, what: str) -> None:
-        self._console.print(f"[bold yellow]note:[/bold yellow] {escape(what)}", soft_wrap=True)
+        show_note(self._console, what)
 
     def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
         self._run.append_round(record)
@@ -186,6 +190,11 @@ class _Watcher:
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done_s * max(0.0, self._plan.seconds - self._done_s) if self._done_s else self._plan.seconds
         self._console.print(f"{what}  {text or 'not evaluated'}{trouble}  {record.seconds:.1f} s, about {duration_text(left)} left", soft_wrap=True)
+
+
+def show_note(console: Console, what: str) -> None:
+    """Prints what a person should know."""
+    console.print(f"[bold yellow]note:[/bold yellow] {escape(what)}", soft_wrap=True)
 
 
 def _machine_text(config: Config, crew: Crew, threads: int) -> str:

@@ -48,11 +48,11 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     from tardis_fl.early_exit.counting import oversized, segment_costs
     from tardis_fl.estimate import plan, train_macs
     from tardis_fl.federation.dry_run import check_codecs
-    from tardis_fl.federation.engines import check_engine, run_apps, serve
+    from tardis_fl.federation.engines import check_engine, run_apps
     from tardis_fl.federation.engines.crew import choose_crew
     from tardis_fl.federation.privacy import check_accountant
-    from tardis_fl.federation.rounds import Trained
-    from tardis_fl.federation.server_app import build_server_app
+    from tardis_fl.federation.rounds import Trained, train_federated
+    from tardis_fl.federation.server_app import build_server_app, meet_nodes
     from tardis_fl.federation.workspace import new_network
     from tardis_fl.finished import complete_report
     from tardis_fl.precision import resolve_device, resolve_precision, use_threads
@@ -71,12 +71,18 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
 
     screen.doing("loading the data")
     dataset = load_dataset(config)
+    fleet = None
+    if grid is not None:
+        screen.doing("waiting for the nodes")
+        fleet = meet_nodes(grid, config, dataset, screen.noticed)
+        dataset = fleet.with_own_images(dataset) if config.nodes_keep_images else dataset
     partition = load_partition(config, dataset)
     shards = partition.shards()
     counts = label_counts(shards, dataset.train.labels, dataset.num_classes)
 
     network = new_network(config, dataset.num_classes)
-    check_codecs(list(network), dataset.normalisation(torch.from_numpy(dataset.train.images[:CHECKED_IMAGES])), config)
+    at_hand = dataset.test if config.nodes_keep_images else dataset.train
+    check_codecs(list(network), dataset.normalisation(torch.from_numpy(at_hand.images[:CHECKED_IMAGES])), config)
     height, width, channels = dataset.train.images.shape[1:]
     costs = segment_costs(network, (channels, height, width))
     check_feasible(config, costs, num_calibrate=sum(len(shard.calibrate) for shard in shards), num_classes=dataset.num_classes)
@@ -101,11 +107,10 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     run.write_partition(shards)
     received: list[Trained] = []
     with screen.training(config, work, run) as listener:
-        server_app = build_server_app(config, listener, received.append, run.past)
-        if grid is None:
-            run_apps(server_app, config, workers=crew.workers)
+        if fleet is None:
+            run_apps(build_server_app(config, listener, received.append, run.past), config, workers=crew.workers)
         else:
-            serve(server_app, grid)
+            received.append(train_federated(fleet, config, listener, run.past))
     trained = received.pop()
 
     screen.doing("calibrating and deploying")

@@ -50,7 +50,7 @@ deployment: {max_accuracy_drop: 0.01, thresholds: [0.5]}
 """)
     assert found == [
         "  seed: got the text '3'; wanted a whole number; YAML reads 3 as text: write it 3 without quotes",
-        "  data.partition.scheme: got the text 'dirichle'; wanted 'iid', 'dirichlet', 'pathological' or 'shard'; did you mean 'dirichlet'?",
+        "  data.partition.scheme: got the text 'dirichle'; wanted 'iid', 'dirichlet', 'pathological', 'shard' or 'natural'; did you mean 'dirichlet'?",
         "  data.partition.alpha: got the text '1e-3'; wanted a number; YAML reads 1e-3 as text: write it 1.0e-3",
         "  data.on_missin: got an unknown key with the text 'synthetic'; did you mean data.on_missing?",
         "  federation.rounds: got 2.5; wanted a whole number",

@@ -63,6 +63,10 @@ def _data(config: Config) -> Iterator[Problem]:
                 f"has no effect with the scheme {data.partition.scheme!r}; remove it or set data.partition.scheme: {scheme}",
                 ("data.partition.scheme",),
             )  # fmt: skip
+    if data.partition.scheme == "natural":
+        yield from _natural(config)
+    elif data.classes is not None:
+        yield Problem("data.classes", str(data.classes), "it has no effect without the scheme 'natural'; remove it", ("data.partition.scheme",))
     if changed(data, "synthetic") and data.dataset != "synthetic" and data.on_missing != "synthetic":
         yield Problem(
             "data.synthetic",
@@ -76,6 +80,23 @@ def _data(config: Config) -> Iterator[Problem]:
         yield Problem(
             "data.on_missing", "synthetic", "synthetic images are 32x32: set data.image_size: 32 or on_missing: error", ("data.image_size", "data.dataset")
         )
+
+
+def _natural(config: Config) -> Iterator[Problem]:
+    """Yields what doesn't go with images that belong to their clients."""
+    data, scheme = config.data, ("data.partition.scheme",)
+    if data.dataset != "image_folder":
+        yield Problem("data.partition.scheme", "natural", "each client has a folder of its own: wanted data.dataset: image_folder", ("data.dataset",))
+    if data.on_missing != "error":
+        yield Problem("data.on_missing", data.on_missing, "generated images belong to no client; remove it", scheme)
+    if data.max_train_samples is not None:
+        yield Problem("data.max_train_samples", str(data.max_train_samples), "clients have what is in their folders; remove it", scheme)
+    if config.federation.server_training == "proxy":
+        yield Problem("federation.server_training", "proxy", "the server has no training images with the scheme 'natural'; wanted features or none", scheme)
+    if data.classes is not None and len(set(data.classes)) < len(data.classes):
+        yield Problem("data.classes", str(data.classes), "wanted every name once")
+    if config.runtime.min_nodes is not None:
+        yield Problem("runtime.min_nodes", str(config.runtime.min_nodes), "with the scheme 'natural' all clients tell first what they hold; remove it", scheme)
 
 
 def warnings_about(config: Config) -> Iterator[str]:

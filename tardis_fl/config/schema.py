@@ -20,8 +20,8 @@ EARLY_HEAVY = 0.3  # the last exit's weight beside the first's: BranchyNet (Teer
 class PartitionConfig(Section):
     """How the training images are dealt to the clients."""
 
-    scheme: Literal["iid", "dirichlet", "pathological", "shard"] = "dirichlet"
-    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client; shard: sorted by label, cut, dealt."""
+    scheme: Literal["iid", "dirichlet", "pathological", "shard", "natural"] = "dirichlet"
+    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client; shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder), on the engine deployment on its node's disk."""
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
     classes_per_client: PositiveInt = 2
@@ -47,13 +47,15 @@ class DataConfig(Section):
     """The images, and who holds which."""
 
     dataset: Literal["cifar10", "synthetic", "image_folder"] = "cifar10"
-    """cifar10: files under root; synthetic: generated, needs no file; image_folder: root/train/CLASS/*, root/test/CLASS/*."""
+    """cifar10: files under root; synthetic: generated, needs no file; image_folder: root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural, root/clients/NAME/CLASS/*."""
     root: str = "data/cifar10"
     """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
     on_missing: Literal["error", "synthetic"] = "error"
     """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or use synthetic data and say so."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 32
     """Side of the square images in pixels that image_folder resizes to."""
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    """Names of all classes, in order (scheme natural, where no client need have all of them); null: the folders in root/test."""
     max_train_samples: PositiveInt | None = None
     """Use only this many training images, drawn by the seed; null: all."""
     max_test_samples: PositiveInt | None = None
@@ -192,6 +194,11 @@ class Config(Section):
         if self.federation.server_training == "none":
             return self.num_segments
         return self.max_depth if self.federation.server_segments == "unheld" else min(group.depth for group in self.groups)
+
+    @property
+    def nodes_keep_images(self) -> bool:
+        """Whether each client's images lie on its own node's disk, and nowhere else."""
+        return self.data.partition.scheme == "natural" and self.runtime.engine == "deployment"
 
     @property
     def keeps_features(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,29 +30,34 @@ def load_image_folder(root: Path, cache: Path, *, size: int) -> Dataset:
     extra = sorted({path.name for path in (root / "test").iterdir() if path.is_dir()} - set(class_names))
     if extra:
         raise DataError(f"{root / 'test' / extra[0]}: this class has no folder below train/")
-    listing = {split: _list_files(root / split, class_names) for split in SPLITS}
+    listing = {split: list_files(root / split, class_names) for split in SPLITS}
     content_hash = hash_files([path for files in listing.values() for path, _ in files], root)
-    arrays = cached_arrays(cache, key_of("image_folder", size, content_hash), lambda: _decode(listing, size))
+    arrays = cached_arrays(cache, key_of("image_folder", size, content_hash), lambda: decode_splits(listing, size))
     train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)  # type: ignore[arg-type]
     return Dataset(root.name, f"image folders in {root}", tuple(class_names), train, test, synthetic=False, content_hash=content_hash)
 
 
-def class_folders(root: Path) -> list[str]:
-    """Lists the classes: the folders in root/train, in order.
+def class_folders(root: Path, split: str = "train") -> list[str]:
+    """Lists the classes: the folders of a split, in order.
 
     Raises:
-        DataMissingError: There is no root/train.
+        DataMissingError: There is no such split.
         DataError: There are fewer than two classes.
     """
-    if not (root / "train").is_dir():
-        raise DataMissingError(f"{root / 'train'}: there is no such folder; wanted train/CLASS/* with images below data.root")
-    class_names = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    if not (root / split).is_dir():
+        raise DataMissingError(f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root")
+    class_names = sorted(path.name for path in (root / split).iterdir() if path.is_dir())
     if len(class_names) < 2:
-        raise DataError(f"{root / 'train'}: got {len(class_names)} class folders; wanted at least 2")
+        raise DataError(f"{root / split}: got {len(class_names)} class folders; wanted at least 2")
     return class_names
 
 
-def _list_files(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
+def list_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    """Lists the images of the classes in folder/CLASS/**, class by class, with their labels.
+
+    Raises:
+        DataError: There is none.
+    """
     files = [
         (path, label)
         for label, name in enumerate(class_names)
@@ -64,7 +70,8 @@ def _list_files(folder: Path, class_names: list[str]) -> list[tuple[Path, int]]:
     return files
 
 
-def _decode(listing: dict[str, list[tuple[Path, int]]], size: int) -> Arrays:
+def decode_splits(listing: Mapping[str, Sequence[tuple[Path, int]]], size: int) -> Arrays:
+    """Decodes listed images; returns {split}_images (N, size, size, 3) and {split}_labels (N,)."""
     arrays: Arrays = {}
     for split, files in listing.items():
         names = [str(path) for path, _ in files]

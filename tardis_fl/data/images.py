@@ -15,7 +15,7 @@ class ImageSet:
     """Labelled images of one split.
 
     Attributes:
-        images: (N, H, W, C) uint8, usually memory-mapped from the cache.
+        images: (N, H, W, C) uint8, usually memory-mapped from the cache; (0, H, W, C) on a server whose nodes keep them.
         labels: (N,) int64 in [0, num_classes).
     """
 
@@ -43,6 +43,7 @@ class Dataset:
         test: Only ever for the report.
         synthetic: Whether the images are generated.
         content_hash: Hex digest that identifies the content.
+        client_sizes: Training images of each client, where each has its own: `train` holds them one client after the other.
         normalisation: Channel means and deviations; constants, since no client may see all images.
         warnings: What a reader of any result must know.
     """
@@ -54,6 +55,7 @@ class Dataset:
     test: ImageSet
     synthetic: bool
     content_hash: str
+    client_sizes: tuple[int, ...] | None = None
     normalisation: Normalisation = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     warnings: tuple[str, ...] = ()
 

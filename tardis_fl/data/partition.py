@@ -24,18 +24,24 @@ MEND = {
     "dirichlet": "raise data.partition.alpha (larger is more even)",
     "pathological": "raise data.partition.classes_per_client",
     "shard": "raise data.partition.shards_per_client",
+    "natural": "give this client more images",
 }
 
 
 class Partition:
-    """The shards of all clients; one is cut from the stored order when it is asked for.
+    """The shards of clients; one is cut from the stored order when it is asked for.
 
-    Attributes:
+    Args:
+        order: Indices of the samples, client after client.
+        bounds: (clients + 1,) where each client's begin in it.
+        config: With the fractions of the roles.
         proxy: Sorted indices of the samples that the server keeps and no client holds.
+        first: Number of the first client: 0, or the only one's on a node that keeps its own images.
     """
 
-    def __init__(self, order: Indices, bounds: Indices, proxy: Indices, config: Config) -> None:
-        self._order, self._bounds, self.proxy, self._config = order, bounds, proxy, config
+    def __init__(self, order: Indices, bounds: Indices, config: Config, *, proxy: Indices | None = None, first: int = 0) -> None:
+        self._order, self._bounds, self._config, self._first = order, bounds, config, first
+        self.proxy = np.empty(0, dtype=np.int64) if proxy is None else proxy
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -47,7 +53,8 @@ class Partition:
             DataError: It is too small to hold out from or to train on.
         """
         data = self._config.data
-        indices = np.asarray(self._order[self._bounds[client] : self._bounds[client + 1]])
+        place = client - self._first
+        indices = np.asarray(self._order[self._bounds[place] : self._bounds[place + 1]])
         return hold_out(
             client, indices, fit_fraction=data.fit_fraction, calibration_fraction=data.calibration_fraction,
             seed=self._config.seed, mend=MEND[data.partition.scheme],
@@ -55,15 +62,22 @@ class Partition:
 
     def shards(self) -> list[Shard]:
         """Returns the shards of all clients, in their order."""
-        return [self.shard(client) for client in range(len(self))]
+        return [self.shard(client) for client in range(self._first, self._first + len(self))]
 
 
-def load_partition(config: Config, dataset: Dataset) -> Partition:
+def load_partition(config: Config, dataset: Dataset, *, client: int | None = None) -> Partition:
     """Deals the training split; the draw is kept in the cache, so a later process needs no partitioner.
 
+    Args:
+        config: The configuration.
+        dataset: Whose clients' sizes are known where each has its own images.
+        client: The client whose images this node keeps; None: this is no such node.
+
     Raises:
-        DataError: The scheme can't deal these labels to so many clients.
+        DataError: The scheme can't deal these labels to so many clients, or a client has too few images.
     """
+    if dataset.client_sizes is not None:
+        return _natural(config, dataset.client_sizes, first=client or 0)
     settings, num_clients = config.data.partition, config.federation.num_clients
     proxy = proxy_samples(len(dataset.train), config)
     key = key_of(
@@ -76,7 +90,17 @@ def load_partition(config: Config, dataset: Dataset) -> Partition:
         return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}
 
     arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
-    return Partition(arrays["order"], arrays["bounds"], proxy, config)  # type: ignore[arg-type]
+    return Partition(arrays["order"], arrays["bounds"], config, proxy=proxy)  # type: ignore[arg-type]
+
+
+def _natural(config: Config, sizes: Sequence[int], *, first: int) -> Partition:
+    wanted = config.data.partition.min_samples
+    small = next((client for client, size in enumerate(sizes, first) if size < wanted), None)
+    if small is not None:
+        raise DataError(
+            f"client {small}: its own {sizes[small - first]} images are fewer than data.partition.min_samples = {wanted}; {MEND['natural']} or lower min_samples"
+        )
+    return Partition(np.arange(sum(sizes)), np.cumsum([0, *sizes]), config, first=first)
 
 
 def proxy_samples(num_samples: int, config: Config) -> Indices:

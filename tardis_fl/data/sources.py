@@ -11,6 +11,7 @@ import numpy as np
 from tardis_fl.config.schema import Config, DataConfig
 from tardis_fl.data.cache import cache_folder
 from tardis_fl.data.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10
+from tardis_fl.data.client_folders import TEST, client_folders, load_all_clients, load_one_client, load_servers_side
 from tardis_fl.data.image_folder import class_folders, load_image_folder
 from tardis_fl.data.images import Dataset, ImageSet
 from tardis_fl.data.synthetic import load_synthetic
@@ -22,17 +23,22 @@ def data_root(data: DataConfig) -> Path:
     return Path(os.environ.get("TARDIS_FL_DATA") or data.root).expanduser()
 
 
-def load_dataset(config: Config, root: str | None = None) -> Dataset:
-    """Loads the configured data set; see `Dataset.warnings` for what was done instead.
+def load_dataset(config: Config, root: str | None = None, *, client: int | None = None) -> Dataset:
+    """Loads the configured data set, or what of it is on this machine; see `Dataset.warnings` for what was done instead.
 
     Args:
         config: The configuration.
-        root: Its folder here; None: as `data_root` says.
+        root: Its folder here; None: as `data_root` says. Where nodes keep their images, the folder of the client's own.
+        client: The client whose images this node keeps; None: this is no such node.
 
     Raises:
         DataError: The data is missing or damaged, and `data.on_missing` doesn't allow for it.
     """
-    dataset = _load(config.data, Path(root).expanduser() if root else data_root(config.data), cache_folder(config.runtime.cache_dir))
+    given, cache = Path(root).expanduser() if root else None, cache_folder(config.runtime.cache_dir)
+    if config.data.partition.scheme == "natural":
+        dataset = _load_natural(config, given, cache, client)
+    else:
+        dataset = _load(config.data, given or data_root(config.data), cache)
     return replace(
         dataset,
         train=_subset(dataset.train, config.data.max_train_samples, config.seed, 0),
@@ -46,9 +52,30 @@ def count_classes(data: DataConfig) -> int:
     Raises:
         DataError: The image folders aren't there.
     """
+    if data.partition.scheme == "natural":
+        return len(natural_classes(data))
     if data.dataset == "image_folder":
         return len(class_folders(data_root(data)))
     return len(CLASS_NAMES)
+
+
+def natural_classes(data: DataConfig) -> list[str]:
+    """Returns the names of the classes where each client has its own images: as configured, else the folders of the test split.
+
+    Raises:
+        DataError: There is no test split.
+    """
+    return list(data.classes) if data.classes is not None else class_folders(data_root(data), TEST)
+
+
+def _load_natural(config: Config, given: Path | None, cache: Path, client: int | None) -> Dataset:
+    data, num_clients, size = config.data, config.federation.num_clients, config.data.image_size
+    root, class_names = data_root(data), natural_classes(data)
+    if client is not None:
+        return load_one_client(given or client_folders(root, num_clients)[client], cache, size=size, class_names=class_names)
+    if config.nodes_keep_images:
+        return load_servers_side(root, cache, size=size, class_names=class_names)
+    return load_all_clients(root, cache, size=size, class_names=class_names, num_clients=num_clients)
 
 
 def _load(data: DataConfig, root: Path, cache: Path) -> Dataset:

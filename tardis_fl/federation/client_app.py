@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -33,14 +34,17 @@ app = ClientApp(mods=[reply_with_errors])
 
 @app.query("identify")
 def identify(message: Message, context: Context) -> Message:
-    """Tells which client this node is, how much it holds and what its images are like."""
+    """Tells which client this node is, how much it holds and what its images are like; of its own images, how many are of which class."""
     request = _Request.open(message, context)
-    shape = request.workspace.dataset.train.images.shape
-    record = MetricRecord({
-        "client": request.shard.client, "num_train": len(request.shard.train), "num_classes": request.workspace.dataset.num_classes,
-        "image_shape": [int(shape[3]), int(shape[1]), int(shape[2])],
+    dataset = request.workspace.dataset
+    shape = dataset.train.images.shape
+    record = ConfigRecord({
+        "client": request.shard.client, "num_train": len(request.shard.train), "num_classes": dataset.num_classes,
+        "image_shape": [int(shape[3]), int(shape[1]), int(shape[2])], "content_hash": dataset.content_hash,
     })  # fmt: skip
-    return Message(RecordDict({messages.METRICS: record}), reply_to=message)
+    if request.config.nodes_keep_images:
+        record["label_counts"] = np.bincount(dataset.train.labels, minlength=dataset.num_classes).tolist()
+    return Message(RecordDict({messages.IDENTITY: record}), reply_to=message)
 
 
 @app.train(mods=[private_weights])

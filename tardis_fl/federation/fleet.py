@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
+from tardis_fl.data.client_folders import with_clients
+from tardis_fl.data.images import Dataset
 from tardis_fl.federation import messages
 from tardis_fl.federation.faults import Faults
 from tardis_fl.federation.messages import Ledger
@@ -62,6 +65,7 @@ class Fleet:
         grid: Any engine's grid.
         config: The resolved configuration, which goes with every request.
         notice: Is told what a person should know of nodes that come and go.
+        content_hash: Of the server's data set, which nodes' copies must have; None: it isn't compared.
 
     Attributes:
         population: Groups and depths of the clients.
@@ -70,14 +74,14 @@ class Fleet:
         num_repeated: Replies that came a second time and were left out.
     """
 
-    def __init__(self, grid: Grid, config: Config, notice: Callable[[str], None] = _ignore) -> None:
+    def __init__(self, grid: Grid, config: Config, notice: Callable[[str], None] = _ignore, *, content_hash: str | None = None) -> None:
         self._grid = grid
         self._config_json, self._num_segments = config.model_dump_json(), config.num_segments
         self._timeout_s = config.runtime.reply_timeout_s if config.runtime.engine == "deployment" else math.inf
         self.population, self.faults = Population(config), Faults.of(config)
         self.ledger = Ledger()
         self.num_repeated = 0
-        self._nodes = Nodes(grid, config, self._identify, notice)
+        self._nodes = Nodes(grid, config, self._identify, notice, content_hash)
         self._nodes.await_all()
 
     def num_train(self, client: int) -> int:
@@ -94,6 +98,15 @@ class Fleet:
         """What the clients' images are like."""
         anyone = next(iter(self._nodes.identities.values()))
         return ImageKind(anyone.num_classes, anyone.image_shape)
+
+    def with_own_images(self, servers_side: Dataset) -> Dataset:
+        """Adds to a server's data set what its nodes told of the images that they keep."""
+        told = [identity for _, identity in sorted(self._nodes.identities.items())]
+        return with_clients(servers_side, np.array([identity.label_counts for identity in told]), [identity.content_hash for identity in told])
+
+    def first_sample(self, client: int) -> int:
+        """Returns the number that a client's first sample has in the run, where nodes count their own images from 0; else 0."""
+        return sum(sum(identity.label_counts) for other, identity in self._nodes.identities.items() if other < client)
 
     def ask(
         self, message_type: str, clients: Sequence[int], *, round_number: int, weights: Flat | None = None,
@@ -217,9 +230,9 @@ class Fleet:
             if reply.content is None:
                 found[reply.client] = str(reply.error)
                 continue
-            record: Any = reply.content.metric_records[messages.METRICS]
-            shape = tuple(int(side) for side in record["image_shape"])
-            found[reply.client] = Identity(int(record["client"]), int(record["num_train"]), int(record["num_classes"]), shape)  # type: ignore[arg-type]
+            record: Any = reply.content.config_records[messages.IDENTITY]
+            lists = {"image_shape": tuple(record["image_shape"]), "label_counts": tuple(record.get("label_counts", ()))}
+            found[reply.client] = Identity(**{**record, **lists})
         return found
 
 

@@ -36,6 +36,7 @@ HISTOGRAMS = "query.histograms"
 WEIGHTS, FEATURES_KIND, METRICS = "weights", "features", "metrics"
 KINDS = (WEIGHTS, FEATURES_KIND, METRICS)
 INSTRUCTION = "instruction"  # the record that every request has
+IDENTITY = "identity"  # who a node is
 OWN_NORMS = "own_norms"  # in a client's state: its norm layers, where these are its own
 ANSWERS = "answers"  # in a client's state: logits of its hold-outs, from one question about them to the next
 

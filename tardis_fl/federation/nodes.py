@@ -22,12 +22,16 @@ class Identity:
         client: Its number: the node's partition-id.
         num_train: Its training samples.
         num_classes, image_shape: Of its images, (C, H, W).
+        content_hash: Identifies its data set: the whole one, or its own images.
+        label_counts: Its own images of each class, where it alone has them.
     """
 
     client: int
     num_train: int
     num_classes: int
     image_shape: tuple[int, int, int]
+    content_hash: str
+    label_counts: tuple[int, ...] = ()
 
 
 class Nodes:
@@ -38,13 +42,16 @@ class Nodes:
         config: The configuration.
         identify: Asks nodes who they are; returns an identity for each, or the reason why there is none.
         notice: Is told what a person should know.
+        content_hash: Of the server's data set, where nodes have copies of it; None: it isn't compared.
 
     Attributes:
         identities: By client, of those that were ever there.
     """
 
-    def __init__(self, grid: Grid, config: Config, identify: Callable[[list[int]], dict[int, Identity | str]], notice: Callable[[str], None]) -> None:
-        self._grid, self._config, self._identify, self._notice = grid, config, identify, notice
+    def __init__(
+        self, grid: Grid, config: Config, identify: Callable[[list[int]], dict[int, Identity | str]], notice: Callable[[str], None], content_hash: str | None
+    ) -> None:
+        self._grid, self._config, self._identify, self._notice, self._content_hash = grid, config, identify, notice, content_hash
         self._changes = config.runtime.engine == "deployment"
         self._nodes: dict[int, int] = {}
         self._known: set[int] = set()
@@ -70,6 +77,8 @@ class Nodes:
                 raise RunError(f"node {node} can't tell which client it is:\n{identity}")
             if identity.client in self._nodes:
                 raise RunError(f"two nodes are client {identity.client}: give each node a partition-id of its own")
+            if difference := self._other_data(identity):
+                raise RunError(f"node {node}, client {identity.client}, {difference}")
             self._nodes[identity.client], self.identities[identity.client] = node, identity
         missing = [client for client in range(num_clients) if client not in self._nodes]
         if missing and len(found) >= num_clients:
@@ -93,11 +102,23 @@ class Nodes:
             if isinstance(identity, str):
                 self._notice(f"node {node} joined and isn't asked, since it can't tell which client it is: {identity.strip().splitlines()[-1]}")
                 continue
+            if difference := self._other_data(identity):
+                self._notice(f"node {node} joined as client {identity.client} and isn't asked, since it {difference}")
+                continue
             before = self._nodes.get(identity.client)
             replaced = f", in place of {before}" if before is not None else ""
             twice = "; that one is connected too, so two nodes may have one partition-id" if before in self._connected else ""
             self._notice(f"node {node} joined as client {identity.client}{replaced}{twice}")
             self._nodes[identity.client], self.identities[identity.client] = node, identity
+
+    def _other_data(self, identity: Identity) -> str | None:
+        """Returns what is wrong with a node's images: they aren't the server's, or those that the client began with; None: nothing."""
+        if self._content_hash is not None and identity.content_hash != self._content_hash:
+            return "has another data set than the server; give every host the same files"
+        before = self.identities.get(identity.client)
+        if before is not None and identity.content_hash != before.content_hash:
+            return "has other images than this client began with; start a new run with them"
+        return None
 
     def node(self, client: int) -> int | None:
         """Returns the node of a client; None while none is connected."""

@@ -216,7 +216,8 @@ class FederationServer:
                 logits, labels = tensors[f"{prefix}logits"].numpy(), tensors[f"{prefix}labels"].numpy()
                 if depth < len(self._segments):
                     logits = np.concatenate([logits, self._deeper_logits(FeatureBatch.from_tensors(tensors, depth, prefix))])
-                tables[role].append(kind(logits, labels, tensors[f"{prefix}sample_ids"].numpy(), np.full(len(labels), reply.client)))
+                sample_ids = self._fleet.first_sample(reply.client) + tensors[f"{prefix}sample_ids"].numpy()
+                tables[role].append(kind(logits, labels, sample_ids, np.full(len(labels), reply.client)))
         now.check()
         return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
 

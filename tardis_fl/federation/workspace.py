@@ -32,7 +32,7 @@ class Workspace:
     Attributes:
         config: The configuration that came with the message.
         dataset: Both splits; clients use the training split only.
-        partition: Every client's shard.
+        partition: Every client's shard; on a node that keeps its own images, its client's.
         data: The training split as clients see it.
         segments: As many as the deepest client works with; every message brings their weights.
         precision: Arithmetic of training.
@@ -67,26 +67,33 @@ def workspace_of(message: Message, context: Context) -> Workspace:
     instruction = message.content.config_records[INSTRUCTION]
     if instruction["version"] != __version__:
         raise RuntimeError(f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts")
-    data_root = context.node_config.get("data-root")
-    return open_workspace(str(instruction["config"]), None if data_root is None else str(data_root))
+    data_root, config_json = context.node_config.get("data-root"), str(instruction["config"])
+    client = int(context.node_config["partition-id"]) if _parse(config_json).nodes_keep_images else None
+    return open_workspace(config_json, None if data_root is None else str(data_root), client)
 
 
 @lru_cache(maxsize=1)
-def open_workspace(config_json: str, data_root: str | None = None) -> Workspace:
+def _parse(config_json: str) -> Config:
+    return Config.model_validate_json(config_json)
+
+
+@lru_cache(maxsize=1)
+def open_workspace(config_json: str, data_root: str | None = None, client: int | None = None) -> Workspace:
     """Returns the workspace of a configuration; the last one stays open.
 
     Args:
         config_json: The configuration.
-        data_root: Where this node keeps its images, which wins over the configuration and TARDIS_FL_DATA; None: there.
+        data_root: Where this node has its images, which wins over the configuration and TARDIS_FL_DATA; None: there.
+        client: The client whose own images this node keeps; None: it has those of all.
     """
-    config = Config.model_validate_json(config_json)
+    config = _parse(config_json)
     use_threads(config.runtime)
     device = resolve_device(config.runtime)
-    dataset = load_dataset(config, data_root)
+    dataset = load_dataset(config, data_root, client=client)
     return Workspace(
         config=config,
         dataset=dataset,
-        partition=load_partition(config, dataset),
+        partition=load_partition(config, dataset, client=client),
         data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment, device),
         segments=list(new_network(config, dataset.num_classes).to(device))[: config.num_segments if config.calibrates_by_sums else config.max_depth],
         precision=resolve_precision(config.runtime),

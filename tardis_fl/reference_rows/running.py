@@ -43,11 +43,12 @@ def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clie
     report = finished_report(folder, config)
     if report is None:
         report = simulate(config, folder, screen, resume=is_unfinished(folder))
+    here = config.model_copy(update={"runtime": config.runtime.model_copy(update={"engine": "inline"})})  # whatever trained the run itself
     print_, failed = screen.console.print, []
     for name in missing_rows(config, report.reference_rows, num_clients):
         try:
             with screen.console.status(f"training {_words(name)}"):
-                row = ROWS[name](config, num_clients)
+                row = ROWS[name](here, num_clients)
         except ConfigError:
             raise
         except TardisError as error:

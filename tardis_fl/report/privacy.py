@@ -39,4 +39,6 @@ def _leaks(config: Config) -> Iterator[LeakResult]:
     if not config.calibrates_by_sums:
         what = "logits and labels of held-out images" + (", and features for deeper exits" if deepest_held < config.num_segments else "")
         yield LeakResult(f"{what}, for temperatures and thresholds", "federation.calibration: sums sends sums over them")
+    if config.nodes_keep_images:
+        yield LeakResult("how many images of each class each client has", "nothing yet")
     yield LeakResult("counts of samples, losses and right answers, without noise", "nothing yet")

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from tardis_fl.codecs.names import parse_codec
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.engines.inline import SERVER_NODE_ID, InlineGrid, imported_app
@@ -27,10 +28,16 @@ def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> No
 
     Raises:
         RunError: Flower is of another version than those tested, or the engine isn't installed.
-        ConfigError: The engine is started otherwise, or a resumed run needs what clients kept in processes that have ended.
+        ConfigError: The engine is started otherwise, a resumed run needs what clients kept in processes that have ended, or the server needs images that
+            nodes keep.
     """
     check_flower()
-    engine = config.runtime.engine
+    engine, codec = config.runtime.engine, config.deployment.feature_codec
+    if config.data.partition.scheme == "natural" and engine == "deployment" and not config.calibrates_by_sums and parse_codec(codec).compressor:
+        raise ConfigError(
+            f"deployment.feature_codec: got {codec!r}, whose bytes depend on each image, while the server has none of those that the nodes keep "
+            "(data.partition.scheme: natural); wanted a codec without compression, such as uint8, or federation.calibration: sums"
+        )
     if engine == "deployment" and not has_nodes:
         raise ConfigError("runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`")
     if engine == "ray":
