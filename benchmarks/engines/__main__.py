@@ -7,7 +7,8 @@ that sends back what it got; `pfl` is pfl-research's benchmark on CIFAR-10 (imag
 Sides: our engine inline (one process with all threads; as many worker processes as cores, of one thread each), Flower's
 simulation engine on Ray with as many actors, and a bare PyTorch loop in both forms; with --pfl, the Python of an
 environment with `pip install pfl==0.6.0 torch==2.13.0`, also pfl with as many processes. Every side is started once,
-and warms up for two rounds; then each repeat runs a round of every side, one at a time, in a new order.
+and warms up for two rounds; then each repeat runs a round of every side, one at a time, in a new order. At the end come rounds
+on real Flower processes, and where their time goes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ os.environ.setdefault("TARDIS_FL_CACHE", str(Path(tempfile.gettempdir()) / "tard
 
 import numpy as np
 
+from benchmarks.engines.nodes import measure_nodes
 from benchmarks.engines.settings import SETTINGS, configuration
 from tardis_fl.federation.workspace import open_workspace
 from tardis_fl.local_deployment.processes import free_ports
@@ -132,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--nodes-rounds", type=int, default=6, help="rounds on real Flower processes; 0: none")
     parser.add_argument("--pfl", metavar="PYTHON", default=None, help="Python of an environment with pfl 0.6.0")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "engines.json")
     arguments = parser.parse_args()
@@ -143,9 +146,14 @@ def main() -> None:
             comparisons.append({"setting": setting, "side": side, "beside": other, "ratio": found, "target": target, "met": found["median"] <= target})
             verdict = "met" if found["median"] <= target else "NOT met"
             print(f"{setting}: {side} / {other}: {found['median']:.3f} ({found['min']:.3f} to {found['max']:.3f}), target {target:.3g} {verdict}")
+    deployment = measure_nodes(arguments.nodes_rounds) if arguments.nodes_rounds else None
+    if deployment:
+        print(f"real nodes: a round {deployment['median_seconds_a_round']:.1f} s; of a message:")
+        for stage, median in deployment["median_seconds_of_a_message"].items():
+            print(f"  {stage}: {median:.2f} s")
     result = {
         "command": " ".join(["python", "-m", "benchmarks.engines", "--repeats", str(arguments.repeats), *(["--pfl PYTHON"] if arguments.pfl else [])]),
-        **machine_facts(), "cores": num_cores(), "n": arguments.repeats, "seconds_a_round": seconds, "comparisons": comparisons,
+        **machine_facts(), "cores": num_cores(), "n": arguments.repeats, "seconds_a_round": seconds, "comparisons": comparisons, "deployment": deployment,
     }  # fmt: skip
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -26,8 +26,8 @@ dependencies = []
 publisher = "tardis-fl"
 
 [tool.flwr.app.components]
-serverapp = "tardis_fl.flower:server_app"
-clientapp = "tardis_fl.federation.client_app:app"
+serverapp = "{server_app}"
+clientapp = "{client_app}"
 
 [tool.flwr.app.config]
 config = ""
@@ -47,14 +47,19 @@ class LocalDeployment:
         secure: Encrypt, and let in only nodes whose keys are registered.
         port: Of the SuperLink; None: a free one.
         node_threads: Threads that each node computes with at most.
+        server_app, client_app: MODULE:ATTRIBUTE of the apps.
     """
 
-    def __init__(self, folder: Path, num_nodes: int, *, secure: bool = False, port: int | None = None, node_threads: int = 1) -> None:
+    def __init__(
+        self, folder: Path, num_nodes: int, *, secure: bool = False, port: int | None = None, node_threads: int = 1,
+        server_app: str = "tardis_fl.flower:server_app", client_app: str = "tardis_fl.federation.client_app:app",
+    ) -> None:  # fmt: skip
         if port is not None and is_listening(port):
             raise RunError(f"port {port} of this machine is in use; give another one with --port, or none")
         self.folder, self._num_nodes, self._secure, self._node_threads = folder, num_nodes, secure, node_threads
         self.port, *self._node_ports = free_ports(num_nodes + 1)
         self.port = port or self.port
+        self._app = APP.format(server_app=server_app, client_app=client_app)
         self._ended: set[int] = set()
         self._programs: list[Program] = []
         self.nodes: dict[int, Program] = {}
@@ -162,7 +167,7 @@ class LocalDeployment:
     def _write_files(self) -> None:
         for name in ("superlink", "app"):
             (self.folder / name).mkdir()
-        (self.folder / "app" / "pyproject.toml").write_text(APP)
+        (self.folder / "app" / "pyproject.toml").write_text(self._app)
         trust = f'root-certificates = "{self.folder / "ca.crt"}"' if self._secure else "insecure = true"
         (self.folder / "superlink" / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\n{trust}\n'
