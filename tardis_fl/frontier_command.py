@@ -34,14 +34,18 @@ def write_frontier(folder: Path, overrides: Sequence[str], screen: Screen, *, ax
         ConfigError, DataError: See `tardis_fl.errors`.
     """
     from tardis_fl.deployment.deploying import prepare
-    from tardis_fl.report.frontiers import frontier_report
+    from tardis_fl.report.frontiers import AXES, frontier_report
     from tardis_fl.report.render import render_frontier
 
+    if axis not in AXES:
+        raise ConfigError(f"--axis: got {axis!r}; wanted one of {', '.join(AXES)}")
     target = free_folder(folder / "frontiers", name)
-    run = open_run(folder, overrides, screen)
+    run = open_run(folder, overrides, screen, measures=False)
     ready = prepare(run.config, run.evidence, run.costs)
     if axis not in ready.axes:
         raise ConfigError(f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; latency_ms and energy_mj need deployment.hardware")
+    for link, sizes in zip(ready.machines.system.links if ready.machines else (), run.evidence.test_bytes, strict=False):
+        link.check_payload(int(sizes.max()) + ready.extra_bytes)
     report = frontier_report(run.config.name, run.config.deployment.policy, [tier.name for tier in run.config.tiers], ready)
     target.mkdir(parents=True)
     write_json(target / "frontier.json", report.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from tardis_fl.finished import differences
 from tardis_fl.report.results import Report
 
 if TYPE_CHECKING:
+    from tardis_fl.data.images import Dataset
     from tardis_fl.deployment.deploying import TestImages
     from tardis_fl.deployment.evidence import Evidence
     from tardis_fl.early_exit.counting import SegmentCost
@@ -94,8 +96,14 @@ def redeploy(folder: Path, overrides: Sequence[str], screen: Screen, *, name: st
     return report, target
 
 
-def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> FinishedRun:
+def open_run(folder: Path, overrides: Sequence[str], screen: Screen, *, measures: bool = True) -> FinishedRun:
     """Reads a finished run; where its tables went through another codec, or codecs are to be measured, its pictures pass the segments again.
+
+    Args:
+        folder: The run's.
+        overrides: As of `redeploy`.
+        screen: Says what takes a moment.
+        measures: Measure the configured codecs.
 
     Raises:
         ConfigError: The folder holds no finished run, or an override changes what the training depended on.
@@ -103,7 +111,7 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> Finished
     """
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.artefacts import load_bundle
-    from tardis_fl.deployment.deploying import TestImages
+    from tardis_fl.deployment.deploying import TestImages, check_tables
     from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.early_exit.counting import segment_costs
     from tardis_fl.precision import use_threads
@@ -121,12 +129,13 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> Finished
     costs = segment_costs(bundle.network, bundle.manifest["input_shape"])
     evidence = Evidence.read(folder)
     images = None
-    if evidence.codec != config.deployment.feature_codec or config.deployment.measure_codecs:
+    check_tables(evidence)
+    if evidence.codec != config.deployment.feature_codec or (measures and config.deployment.measure_codecs):
         screen.doing("passing the held-out and test pictures through the segments")
         dataset, codec = load_dataset(config), config.deployment.feature_codec
-        evidence.check_same(dataset)
+        _check_same(folder, dataset, evidence)
         if evidence.codec != codec:
-            if config.nodes_keep_images and not config.calibrates_by_sums:
+            if config.nodes_keep_images:
                 raise ConfigError(
                     f"deployment.feature_codec: got {codec!r}, through which the held-out images would have to pass again, and these stayed on the nodes; "
                     f"wanted {evidence.codec!r}, or a new run"
@@ -134,6 +143,14 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen) -> Finished
             evidence = evidence.through(list(bundle.network), dataset, codec)
         images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
     return FinishedRun(folder, config, report, bundle.network, costs, evidence, images, bundle.manifest["normalisation"])
+
+
+def _check_same(folder: Path, dataset: Dataset, evidence: Evidence) -> None:
+    """Refuses other images than those of the run."""
+    evidence.check_same(dataset)
+    began_with = json.loads((folder / "environment.json").read_text())["data_hash"]
+    if len(dataset.train.images) and dataset.content_hash != began_with:  # a server whose nodes keep theirs has the test split alone
+        raise ConfigError("data.root: these are other files than those of the run; wanted the same data set")
 
 
 def free_folder(parent: Path, name: str | None) -> Path:

@@ -57,6 +57,8 @@ def test_two_targets_in_one_place_are_refused():
         ([HARDWARE, LOAD, "deployment.faults=[{kind: slow, tier: edge, times_s: [1.0], factors: [0.0]}]"], "deployment.faults.0.factors: got [0.0]; the last factor must be above 0, or what waits would wait for ever"),
         ([HARDWARE, LOAD, "deployment.faults=[{kind: crash, tier: edge, end_s: 2.0, probability: 0.5}]"], "deployment.faults.0.probability: got 0.5; has no effect with the kind 'crash'; remove it"),
         ([HARDWARE, LOAD, "deployment.faults=[{kind: loss, tier: edge, probability: 0.1}, {kind: loss, tier: edge, probability: 0.2}]"], "deployment.faults.1: got a second loss on the link from 'edge'; wanted at most one for each link"),
+        ([HARDWARE, LOAD, "deployment.faults=[{kind: loss, tier: edge, probability: 0.1, burst: 0.5}]"], "deployment.faults.0.burst: got 0.5; wanted greater than or equal to 1"),
+        (["federation.calibration=sums", "deployment.feature_codec=uint8+zlib", "deployment.bytes_budget=100"], "federation.calibration: got sums; how much the codec 'uint8+zlib' compresses the clients' images isn't among what they send"),
         ([HARDWARE, LOAD, "deployment.faults=[{kind: loss, tier: edge}]"], "deployment.faults.0.probability: got nothing; wanted the share of messages that get lost, above 0"),
     ],
 )  # fmt: skip

@@ -93,3 +93,44 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_profiles_are_read_without_torch():
     code = "import sys; from tardis_fl.profiles import load_profiles; load_profiles(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+OWN = """
+devices:
+  board: {dense_gflop_per_s: 10.0, active_w: 3.0, source: mine}
+radios:
+  slow: {transmit_w: 2.0, receive_w: 1.0, idle_w: 0.1, source: mine, tails: [[1.0, 0.2], [0.5, 5.0]]}
+"""
+
+
+def machines_of(tmp_path, hardware):
+    from tardis_fl.deployment.machines import Machines
+
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    config = small_config(f"profiles={path}", f"deployment.hardware={hardware}")
+    return Machines.of(config, [10**6, 10**6, 10**6], [1000.0, 500.0])
+
+
+def test_energy_is_not_known_where_idle_power_is_not(tmp_path):
+    machines = machines_of(tmp_path, "{devices: [board, xeon-8, v100], links: [wifi, wifi]}")
+    assert machines.energy_mj is None
+    assert machines.picture_energy_mj(100.0) is None
+    with pytest.raises(ConfigError, match="its profile lacks a power, idle or active"):
+        small_config(
+            f"profiles={tmp_path / 'own.yaml'}", "deployment.hardware={devices: [board, xeon-8, v100], links: [wifi, wifi]}", "deployment.energy_budget_mj=5.0"
+        )
+
+
+def test_a_picture_s_energy_has_no_time_of_tiers_that_pass_it_on(tmp_path):
+    """By hand: idle until the answer, the radio sending and receiving, and its tails between these and after."""
+    machines = machines_of(tmp_path, "{devices: [rpi-4b, xeon-8, v100], links: [wifi, wifi], radio: slow, overhead_ms: [300.0, 500.0, 0.0]}")
+    link, power, size = machines.system.links[0], machines.system.power, 3072.0
+    send, receive = 8 * size / link.up_bit_per_s, 8 * machines.system.answer_bytes / link.down_bit_per_s
+    whole = machines.picture_system.tiers[-1].service_s
+    wall = 2 * (send + 2 * link.delay_s) + 2 * receive + whole
+    between = wall - send - receive
+    assert between < 0.2  # else the second state of the tail would begin
+    joules = wall * power.idle_w + 2.0 * send + 1.0 * receive + 1.0 * between + 1.0 * 0.2 + 0.5 * 5.0
+    assert machines.picture_latency_ms(size) == pytest.approx(1000 * wall)
+    assert machines.picture_energy_mj(size) == pytest.approx(1000 * joules)

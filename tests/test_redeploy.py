@@ -236,3 +236,49 @@ def test_damaged_tables_are_one_message(folder):
     np.savez(folder / "exit_table.npz", **arrays)
     with pytest.raises(DataError, match="holds 89 of its 90 samples twice"):
         redeploy(folder, [], quiet())
+
+
+def test_rows_that_a_link_can_t_carry_have_no_latency(folder):
+    lora = "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [lora-dr0, 5g-us-2024]}"
+    report, _ = redeploy(folder, [lora, "deployment.thresholds=[0.0, 0.0]"], quiet())
+    rows = report.baselines
+    assert rows["device_only"].latency_ms is not None
+    assert [rows[name].latency_ms for name in ("edge_only", "oracle", "cloud_only_raw_image")] == [None, None, None]
+    with pytest.raises(ConfigError, match=r"a message of 520 bytes doesn't fit into a frame of"):
+        write_frontier(folder, [lora], quiet(), axis="bytes")
+
+
+def test_a_radio_named_like_a_link_keeps_both_sources(folder):
+    report, _ = redeploy(folder, [HARDWARE], quiet())
+    sources = report.hardware.sources
+    assert {"wifi", "wifi (radio)"} < sources.keys()
+    assert sources["wifi"] != sources["wifi (radio)"]
+
+
+def test_a_threshold_just_above_1_never_answers(folder):
+    report, _ = redeploy(folder, ["deployment.thresholds=[1.005, 0.0]", "deployment.measure_codecs=[uint8]"], quiet())  # the pictures pass the segments
+    assert report.operating_point.exit_fractions == [0, 1, 0]
+
+
+def test_the_deployed_codec_s_row_is_the_operating_point_where_choices_are_mixed(folder):
+    size = Report.read(folder / "report.json").boundaries[0].bytes
+    report, _ = redeploy(folder, [f"deployment.bytes_budget={0.31 * size}", "deployment.mixing=true", "deployment.measure_codecs=[uint8, 4bit]"], quiet())
+    assert report.operating_point.mixing is not None
+    row = next(row for row in report.codecs if row.codec == "uint8")
+    assert (row.accuracy, row.offload_rate) == (report.operating_point.accuracy, report.operating_point.offload_rate)
+    assert row.bytes_per_sample == pytest.approx(report.operating_point.bytes_per_sample)
+
+
+def test_a_frontier_needs_no_picture(folder, monkeypatch):
+    redeploy(folder, ["deployment.measure_codecs=[4bit]"], quiet())
+    monkeypatch.setattr("tardis_fl.data.sources.load_dataset", lambda *_, **__: pytest.fail("loaded the pictures"))
+    with pytest.raises(ConfigError, match="--axis: got 'speed'; wanted one of offload_rate, bytes, macs, latency_ms, energy_mj"):
+        write_frontier(folder / "nowhere", [], quiet(), axis="speed")
+    write_frontier(folder, ["deployment.measure_codecs=[4bit]"], quiet(), axis="bytes")
+
+
+def test_other_files_than_those_of_the_run_are_refused(folder):
+    path = folder / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "another"}))
+    with pytest.raises(ConfigError, match=r"data.root: these are other files than those of the run; wanted the same data set"):
+        redeploy(folder, ["deployment.feature_codec=float32"], quiet())

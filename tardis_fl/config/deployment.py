@@ -95,8 +95,8 @@ class DeploymentFaultConfig(Section):
     """The tier that crashes, or the sender of the link."""
     probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of messages that get lost (loss)."""
-    burst: PositiveFloat | None = None
-    """Mean number of messages lost in a row (loss); null: each independently."""
+    burst: Annotated[float, Field(ge=1)] | None = None
+    """Mean number of transmissions lost in a row (loss), all of one message; null: each independently."""
     timeout_ms: NonNegativeFloat = 100.0
     """Time until a lost message is sent again (loss)."""
     start_s: NonNegativeFloat = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from tardis_fl.codecs.names import parse_codec
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
@@ -214,6 +215,13 @@ def _sums(config: Config) -> Iterator[Problem]:
         yield Problem(path, "sums", f"clients don't know the function {policy!r}; {wanted}", ("deployment.policy",))
     if deployment.certificate is not None:
         yield Problem(path, "sums", "a certificate needs the table of the calibrate role; wanted tables", ("deployment.certificate",))
+    budgets = (deployment.bytes_budget, deployment.latency_budget_ms, deployment.energy_budget_mj)
+    counts_bytes = any(budget is not None for budget in budgets) or deployment.minimise in ("bytes", "latency_ms", "energy_mj")
+    if counts_bytes and parse_codec(deployment.feature_codec).compressor:
+        yield Problem(
+            path, "sums", f"how much the codec {deployment.feature_codec!r} compresses the clients' images isn't among what they send, and the target counts bytes; "
+            "wanted tables, or a codec without compression", ("deployment.feature_codec",),
+        )  # fmt: skip
     if deployment.thresholds is not None:
         yield Problem(
             path,

@@ -57,8 +57,8 @@ def _power(config: Config, profiles: Profiles) -> Iterator[Problem]:
     if deployment.hardware is None or not deployment.hardware.devices or (deployment.energy_budget_mj is None and deployment.minimise != "energy_mj"):
         return
     name = deployment.hardware.devices[0]
-    if name in profiles.devices and profiles.devices[name].active_w is None:
+    if name in profiles.devices and None in (profiles.devices[name].active_w, profiles.devices[name].idle_w):
         yield Problem(
-            "deployment.hardware.devices.0", f"the text {name!r}", "its profile has no power, so that energy can't be counted; take another, or one of your own",
+            "deployment.hardware.devices.0", f"the text {name!r}", "its profile lacks a power, idle or active, so that energy can't be counted; take another, or one of your own",
             ("deployment.energy_budget_mj", "deployment.minimise"),
         )  # fmt: skip

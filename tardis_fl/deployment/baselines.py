@@ -20,7 +20,7 @@ class Baseline:
         accuracy: On the test role.
         offload_rate: Share of samples that leave the device.
         bytes_per_sample: Mean bytes over all boundaries.
-        latency_ms: Mean of requests that wait for nobody; None without hardware.
+        latency_ms: Mean of requests that wait for nobody; None without hardware, or where a link doesn't carry a message.
         energy_mj: Of the device, likewise; None without its power.
     """
 
@@ -60,9 +60,11 @@ def baselines(
     everywhere = [np.full(len(table), exit) for exit in range(table.num_exits)]
     bytes_of = [mean_bytes(exits, crossing_bytes) for exits in everywhere]
 
-    def answered(accuracy: float, shares: npt.NDArray[np.float64], sent: float) -> Baseline:
+    def answered(accuracy: float, shares: npt.NDArray[np.float64], sent: float, exits: npt.NDArray[np.int64]) -> Baseline:
         row = Baseline(float(accuracy), 1 - float(shares[0]), sent)
-        return replace(row, latency_ms=machines.mean_latency_ms(shares), energy_mj=machines.mean_energy_mj(shares)) if machines else row
+        if machines is None or not machines.carry(largest_crossing(exits, crossing_bytes)):
+            return row
+        return replace(row, latency_ms=machines.mean_latency_ms(shares), energy_mj=machines.mean_energy_mj(shares))
 
     def pictures(size: float) -> Baseline:
         row = Baseline(raw_image_accuracy, 1.0, float(size))
@@ -71,13 +73,18 @@ def baselines(
     certain = np.eye(table.num_exits)
     oracle_shares = np.bincount(oracle_exits, minlength=table.num_exits) / len(table)
     return {
-        "device_only": answered(accuracies[0], certain[0], 0.0),
-        "edge_only": answered(accuracies[edge], certain[edge], bytes_of[edge]),
+        "device_only": answered(accuracies[0], certain[0], 0.0, everywhere[0]),
+        "edge_only": answered(accuracies[edge], certain[edge], bytes_of[edge], everywhere[edge]),
         "cloud_only_raw_image": pictures(image_bytes),
         "cloud_only_png": pictures(png_bytes),
-        "random_escalation": answered(fractions @ accuracies, fractions, float(fractions @ bytes_of)),
-        "oracle": answered(correct.any(axis=0).mean(), oracle_shares, mean_bytes(oracle_exits, crossing_bytes)),
+        "random_escalation": answered(fractions @ accuracies, fractions, float(fractions @ bytes_of), everywhere[int(fractions.nonzero()[0].max())]),
+        "oracle": answered(correct.any(axis=0).mean(), oracle_shares, mean_bytes(oracle_exits, crossing_bytes), oracle_exits),
     }
+
+
+def largest_crossing(exits: npt.NDArray[np.int64], crossing_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the bytes of the largest message over each boundary, (boundaries,); 0 where none crosses. Arguments as of `mean_bytes`."""
+    return (crossing_bytes * (exits > np.arange(len(crossing_bytes))[:, None])).max(axis=1)
 
 
 def mean_bytes(exits: npt.NDArray[np.int64], crossing_bytes: npt.NDArray[np.int64]) -> float:

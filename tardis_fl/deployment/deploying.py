@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
-from tardis_fl.deployment.baselines import Baseline, baselines
+from tardis_fl.deployment.baselines import Baseline, baselines, largest_crossing
 from tardis_fl.deployment.calibration import fit_temperatures
 from tardis_fl.deployment.certificates.choice import Certificate, CertificateRequest, certify, grid_from_fit
 from tardis_fl.deployment.certificates.evaluation import Evaluation, evaluate_certificate
@@ -128,10 +128,9 @@ def deploy_and_measure(
     else:
         outcome = table_outcome(rule, evidence.test, scores)
     crossing_bytes = evidence.test_bytes + ready.extra_bytes
-    tiers = np.arange(len(costs) - 1)[:, None]
-    crosses = outcome.exits > tiers
-    for link, sizes, rows in zip(machines.system.links if machines else (), crossing_bytes, crosses, strict=False):
-        link.check_payload(int(sizes[rows].max()) if rows.any() else 0)
+    crosses = outcome.exits > np.arange(len(costs) - 1)[:, None]
+    for link, largest in zip(machines.system.links if machines else (), largest_crossing(outcome.exits, crossing_bytes), strict=False):
+        link.check_payload(int(largest))
     boundary_bytes = [float(sizes[rows].mean() if rows.any() else sizes.mean()) for sizes, rows in zip(crossing_bytes, crosses, strict=True)]
     rows = baselines(
         evidence.test, outcome, crossing_bytes=crossing_bytes, image_bytes=image_bytes, png_bytes=float(evidence.png_bytes.mean()),
@@ -140,7 +139,7 @@ def deploy_and_measure(
     return Deployed(
         rule, choice, certificate, evidence, outcome, scores, crossing_bytes, boundary_bytes, ready.axes,
         {"calibrate": calibrate_sweep, "test": sweep(evidence.test, scores, points=CURVE_POINTS)}, rows,
-        _codecs(config, rule, network, images) if network is not None and images is not None else [], machines,
+        _codecs(config, rule, network, images, evidence.test.sample_ids) if network is not None and images is not None else [], machines,
         under_load(config, machines, outcome.exits, evidence.test.correct(), crossing_bytes) if machines is not None and deployment.load else None,
     )  # fmt: skip
 
@@ -178,13 +177,23 @@ def prepare(config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *,
     machines = Machines.of(config, [cost.macs for cost in costs], means) if deployment.hardware else None
     if sums is not None:
         scoring = ScoringRule(deployment.policy, sums.temperatures)
-    elif evidence.fit is None or evidence.calibrate is None:
+    else:
+        check_tables(evidence)
+        assert evidence.fit is not None
+        scoring = fit_scoring(deployment.policy, evidence.fit, fit_temperatures(evidence.fit))
+    return Prepared(evidence, scoring, extra, machines, cost_axes(costs, means, machines))
+
+
+def check_tables(evidence: Evidence) -> None:
+    """Refuses evidence that no thresholds can be chosen on.
+
+    Raises:
+        ConfigError: Its clients sent sums.
+    """
+    if evidence.fit is None or evidence.calibrate is None:
         raise ConfigError(
             "deployment: thresholds can't be chosen anew, since this run's clients sent sums instead of tables (federation.calibration: sums); run simulate"
         )
-    else:
-        scoring = fit_scoring(deployment.policy, evidence.fit, fit_temperatures(evidence.fit))
-    return Prepared(evidence, scoring, extra, machines, cost_axes(costs, means, machines))
 
 
 def cost_axes(costs: Sequence[SegmentCost], boundary_bytes: Sequence[float], machines: Machines | None) -> dict[str, list[float]]:
@@ -203,11 +212,16 @@ def cost_axes(costs: Sequence[SegmentCost], boundary_bytes: Sequence[float], mac
 
 def table_outcome(rule: Rule, table: ExitTable, scores: npt.NDArray[np.float64]) -> Outcome:
     """Decides on a table's samples, as the deployed segments would."""
-    exits = decide(scores, rule.thresholds)
-    if rule.mixed is not None:
-        second, share, seed = rule.mixed
-        exits = np.where(mixed_draw(table.sample_ids, seed, share), decide(scores, second), exits)
+    exits = _decided(rule, scores, table.sample_ids)
     return Outcome(exits, table.correct()[exits, np.arange(len(table))], table.num_exits)
+
+
+def _decided(rule: Rule, scores: npt.NDArray[np.float64], sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    exits = decide(scores, rule.thresholds)
+    if rule.mixed is None:
+        return exits
+    second, share, seed = rule.mixed
+    return np.where(mixed_draw(sample_ids, seed, share), decide(scores, second), exits)
 
 
 def _choose(config: Config, ready: Prepared, sums: Sums | None) -> tuple[Choice, tuple[Certificate, Evaluation, Evaluation] | None, Sweep]:
@@ -237,10 +251,10 @@ def _thinned(found: Sweep) -> Sweep:
     return Sweep(found.thresholds[index], found.num_correct[index], found.exit_counts[:, index], found.num_samples)
 
 
-def _codecs(config: Config, rule: Rule, network: EarlyExitNetwork, images: TestImages) -> list[CodecRow]:
-    """Measures the configured codecs at the operating point's thresholds, without mixing."""
+def _codecs(config: Config, rule: Rule, network: EarlyExitNetwork, images: TestImages, sample_ids: npt.NDArray[np.int64]) -> list[CodecRow]:
+    """Measures the configured codecs at the operating point."""
     scoring = ScoringRule(rule.policy, rule.temperatures, rule.coefficients)
     return measure_codecs(
         network, images.inputs, images.labels, list(dict.fromkeys(config.deployment.measure_codecs)), ensemble=rule.ensemble, policy=rule.policy,
-        decide=lambda logits: decide(scoring.scores(logits), rule.thresholds), batch_size=config.deployment.batch_size,
+        decide=lambda logits: _decided(rule, scoring.scores(logits), sample_ids), batch_size=config.deployment.batch_size,
     )  # fmt: skip

@@ -168,7 +168,7 @@ class Evidence:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("codec", "raw_image_logits", "calibrate_bytes", "test_bytes", "png_bytes")}
         except FileNotFoundError:
-            raise DataError(f"{path}: is missing; the run was made by an earlier version, so run simulate again, or choose the codec anew") from None
+            raise DataError(f"{path}: is missing; the run was made by an earlier version, so run simulate again") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: can't be read ({error}); restore the file, or run simulate again") from None
         test = tables["test"]

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit, logit
 from torch import Tensor
 
 from tardis_fl.early_exit.evaluation import FitTable
@@ -27,15 +28,15 @@ def gain_score(logits: Tensor, temperature: float, coefficients: tuple[float, ..
     total = torch.full(logits.shape[:-1], coefficients[0], dtype=torch.float64)
     for weight, values in zip(coefficients[1:], statistics(logits, temperature), strict=True):
         total = total + weight * values
-    return 1 - torch.sigmoid(total)
+    return 1 - torch.from_numpy(np.asarray(expit(total.cpu().numpy())))  # not PyTorch's, whose last bit depends on how many samples there are
 
 
 def statistics(logits: Tensor, temperature: float) -> list[Tensor]:
     """Returns what the score looks at, each (...) float64: largest probability, margin, 1 - normalised entropy, log-odds of the largest."""
     probabilities = torch.softmax(logits.double() / temperature, -1)
     largest = probabilities.amax(-1)
-    log_odds = torch.logit(largest.clamp(1e-13, 1 - 1e-13)).clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
-    return [largest, margin(probabilities), entropy(probabilities), log_odds]
+    log_odds = torch.from_numpy(np.asarray(logit(largest.clamp(1e-13, 1 - 1e-13).cpu().numpy()))).clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
+    return [values.cpu() for values in (largest, margin(probabilities), entropy(probabilities), log_odds)]
 
 
 def fit_gain(table: FitTable, temperatures: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:

@@ -62,14 +62,19 @@ class Machines:
         picture_system = _system(config, profiles, [*seconds[:-1], whole])
         tiers = range(len(macs))
         energies = [no_load_energy(system, tier, boundary_bytes) for tier in tiers]
-        names = [*hardware.devices, *hardware.links, *([hardware.radio] if hardware.radio else [])]
-        kinds = [profiles.devices] * len(devices) + [profiles.links] * len(hardware.links) + [profiles.radios]
+        sources = {name: profiles.devices[name].source for name in hardware.devices} | {name: profiles.links[name].source for name in hardware.links}
+        if hardware.radio is not None:
+            sources[hardware.radio if hardware.radio not in sources else f"{hardware.radio} (radio)"] = profiles.radios[hardware.radio].source
         return cls(
             system, tuple(MS * no_load_latency(system, tier, boundary_bytes) for tier in tiers),
             tuple(MS * joules for joules in energies if joules is not None) if energies[0] is not None else None, picture_system,
             tuple(MS * value for value in seconds), tuple(hardware.servers or [1] * (len(macs) - 1)),
-            {name: kind[name].source for name, kind in zip(names, kinds, strict=False)},
+            sources,
         )  # fmt: skip
+
+    def carry(self, largest_bytes: npt.NDArray[np.int64]) -> bool:
+        """Whether the links carry messages of up to so many bytes (boundaries,)."""
+        return all(link.carries(float(size)) for link, size in zip(self.system.links, largest_bytes, strict=True))
 
     def mean_latency_ms(self, shares: npt.NDArray[np.float64]) -> float:
         """Returns the mean latency where each exit answers a share of the samples (exits,)."""
@@ -92,20 +97,15 @@ class Machines:
         last = len(self.system.tiers) - 1
         if not all(link.carries(size) for link in self.system.links):
             return None
-        skipped = sum(tier.service_s for tier in self.picture_system.tiers[:-1])
-        return MS * (no_load_latency(self.picture_system, last, [size] * last) - skipped)
+        return MS * no_load_latency(self.picture_system, last, [size] * last, first=last)
 
     def picture_energy_mj(self, size: float) -> float | None:
         """Returns the device's energy for that; None where its power isn't known, or the picture doesn't fit."""
-        last, power = len(self.system.tiers) - 1, self.system.power
+        last = len(self.system.tiers) - 1
         if not all(link.carries(size) for link in self.system.links):
             return None
-        joules = no_load_energy(self.picture_system, last, [size] * last)
-        if joules is None or power is None:
-            return None
-        idle = power.idle_w + (self.system.radio.idle_w if self.system.radio else 0.0)
-        skipped = [tier.service_s for tier in self.picture_system.tiers[:-1]]
-        return MS * (joules - sum(skipped) * idle - skipped[0] * (power.active_w - power.idle_w))
+        joules = no_load_energy(self.picture_system, last, [size] * last, first=last)
+        return None if joules is None else MS * joules
 
 
 def _system(config: Config, profiles: Profiles, seconds: Sequence[float]) -> System:
@@ -123,7 +123,7 @@ def _system(config: Config, profiles: Profiles, seconds: Sequence[float]) -> Sys
         for sender, receiver, name in zip(names, names[1:], hardware.links, strict=False) for link in (profiles.link(name),)
     ]  # fmt: skip
     device = profiles.device(hardware.devices[0])
-    power = Power(device.idle_w or 0.0, device.active_w) if device.active_w is not None else None
+    power = Power(device.idle_w, device.active_w) if device.idle_w is not None and device.active_w is not None else None
     radio = profiles.radio(hardware.radio) if hardware.radio else None
     return System(
         tuple(tiers), tuple(links), power, Radio(radio.transmit_w, radio.receive_w, radio.idle_w, radio.tails) if radio else None,

@@ -99,11 +99,8 @@ def compare_onnx(
     sessions = [_Session(runtime, folder, entry) for entry in _onnx_entries(folder, bundle)]
     expected, got = _logits_of_both(folder, bundle, sessions, images)
     tables = [_scores(bundle, logits) for logits in (expected, got)]
-    exits = [_exits(bundle, scores) for scores in tables]
-    thresholds = np.asarray(bundle.rule.thresholds)[:, None]
-    reached = np.arange(len(thresholds))[:, None] <= np.minimum(*exits)
-    near = ((np.abs(tables[0] - thresholds) <= SCORE_TOLERANCE) & reached).any(axis=0)
-    other = exits[0] != exits[1]
+    choices = [bundle.rule.thresholds, *([bundle.rule.mixed[0]] if bundle.rule.mixed else [])]  # a sample may be decided by either
+    near, other = (np.logical_or.reduce(found) for found in zip(*(_near_and_other(tables, np.asarray(choice)[:, None]) for choice in choices), strict=True))
     difference = float((expected - got).abs().max())
     if (other & ~near).any():
         raise RunError(
@@ -194,9 +191,12 @@ def _scores(bundle: Bundle, logits: Tensor) -> npt.NDArray[np.float64]:
     return rule.scoring.scores(logits)
 
 
-def _exits(bundle: Bundle, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    answers = np.concatenate([scores >= np.asarray(bundle.rule.thresholds)[:, None], np.ones((1, scores.shape[1]), dtype=bool)])
-    return answers.argmax(axis=0)
+def _near_and_other(tables: list[npt.NDArray[np.float64]], thresholds: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Returns which samples (B,) come near a threshold (exits - 1, 1) before they leave, and which leave elsewhere by the other side's scores."""
+    always = np.ones((1, tables[0].shape[1]), dtype=bool)
+    exits = [np.concatenate([scores >= thresholds, always]).argmax(axis=0) for scores in tables]
+    reached = np.arange(len(thresholds))[:, None] <= np.minimum(*exits)
+    return ((np.abs(tables[0] - thresholds) <= SCORE_TOLERANCE) & reached).any(axis=0), exits[0] != exits[1]
 
 
 def _need(*names: str) -> ModuleType:

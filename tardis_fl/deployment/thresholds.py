@@ -71,7 +71,7 @@ def choose_thresholds(table: CalibrationTable, scores: npt.NDArray[np.float64], 
     if len(table) == 0:
         raise ValueError("the calibrate role has no samples to choose thresholds on")
     if target.thresholds is not None:
-        fixed = tuple(min(threshold, NEVER_EXIT) for threshold in target.thresholds)
+        fixed = tuple(NEVER_EXIT if threshold > 1 else threshold for threshold in target.thresholds)
         exits, correct = decide(scores, fixed), table.correct()
         counts = np.bincount(exits, minlength=table.num_exits)
         right = int(correct[exits, np.arange(len(table))].sum())

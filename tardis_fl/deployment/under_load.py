@@ -72,7 +72,7 @@ def arrivals_of(load: LoadConfig, factor: float = 1.0) -> Arrivals:
     """Returns the configured arrivals, at a multiple of their rate."""
     if load.arrivals == "trace":
         assert load.trace is not None
-        return Trace.read(Path(load.trace))
+        return Trace.read(Path(load.trace), most=load.num_requests)
     if load.arrivals == "bursty":
         return Bursty(factor * load.rate, load.on_seconds, load.off_seconds)
     return (Poisson if load.arrivals == "poisson" else Periodic)(factor * load.rate)

@@ -36,7 +36,7 @@ def breakdown(axes: Axes, report: Report) -> None:
             axes.barh(names, widths, left=left, color=colour, height=0.6, label=kind)
         left += widths
     axes.invert_yaxis()
-    axes.set(xlabel="ms, mean over all answered requests")
+    axes.set(xlabel="ms, mean over all requests")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="upper right", fontsize=8)
 

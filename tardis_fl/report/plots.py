@@ -37,7 +37,11 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
     if report.simulation is not None:
         plots += [
             ("How long requests take", "Share of answers that arrived within a time, under the simulated load.", load_plots.latency_cdf),
-            ("What the time is spent on", "Means over all answered requests; a stage that few reach adds little.", load_plots.breakdown),
+            (
+                "What the time is spent on",
+                "Means over all requests, also those that were given up on the way; a stage that few reach adds little.",
+                load_plots.breakdown,
+            ),
         ]
         if len(report.simulation.saturation) > 1:
             plots.append(("Latency against load", "The same deployment at other arrival rates.", load_plots.saturation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -79,6 +80,22 @@ def test_exits_that_decide_otherwise_are_reported(folder, monkeypatch):
     monkeypatch.setattr(onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1]))
     with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
         compare_onnx(folder, IMAGES)
+
+
+def test_a_deployment_that_mixes_is_compared_by_both_of_its_choices(folder, tmp_path, monkeypatch):
+    """By the first choice everything leaves at once on either side; by the second, exits decide otherwise."""
+    from tardis_fl.deployment import onnx_export
+
+    path = shutil.copytree(folder, tmp_path / "mixed")
+    manifest = json.loads((path / "manifest.json").read_text())
+    rule = manifest["deployment"]
+    rule["mixed"], rule["thresholds"] = {"thresholds": rule["thresholds"], "share": 0.5, "seed": 1}, [0.0, 0.0]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert compare_onnx(path, IMAGES).num_other_exit <= compare_onnx(path, IMAGES).num_near_threshold
+    call = onnx_export._Session.__call__
+    monkeypatch.setattr(onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1]))
+    with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
+        compare_onnx(path, IMAGES)
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):

@@ -64,6 +64,14 @@ def scoring_of(policy: str) -> ScoringRule:
 
 
 @pytest.mark.parametrize("policy", ALL)
+def test_a_score_does_not_depend_on_how_many_samples_are_scored(policy, table):
+    scoring = scoring_of(policy)
+    together = scoring.table_scores(table)
+    alone = [scoring.scores(torch.from_numpy(table.logits[:, [row]])) for row in range(COUNT)]
+    assert np.array_equal(together, np.concatenate(alone, axis=1))
+
+
+@pytest.mark.parametrize("policy", ALL)
 def test_every_policy_gives_one_score_a_sample_in_0_and_1(policy, table):
     scores = scoring_of(policy).table_scores(table)
     assert scores.shape == (2, COUNT)

@@ -150,8 +150,12 @@ class Trace:
         return times, devices
 
     @classmethod
-    def read(cls, path: Path) -> Trace:
+    def read(cls, path: Path, most: int | None = None) -> Trace:
         """Reads a file with one request a line: seconds, or seconds,device.
+
+        Args:
+            path: The file.
+            most: Requests to read; None: all.
 
         Raises:
             ConfigError: The file can't be read, a line is no request, or time goes back; with the line's number.
@@ -178,6 +182,8 @@ class Trace:
                 raise ConfigError(f"{path}: line {number}: wanted a device in every line, or in none")
             times.append(time)
             devices.append(device)
+            if len(times) == most:
+                break
         if not times:
             raise ConfigError(f"{path}: holds no requests; wanted one a line")
         return cls(np.asarray(times), np.asarray(devices, dtype=np.int32) if devices[0] >= 0 else None)

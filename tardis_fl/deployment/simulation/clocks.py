@@ -25,7 +25,9 @@ class WorkClock:
     def __init__(self, times: Sequence[float], factors: Sequence[float]) -> None:
         self._times = np.asarray(times, dtype=np.float64)
         self._factors = np.asarray(factors, dtype=np.float64)
-        self._work = self._times[0] + np.concatenate([[0.0], np.cumsum(np.diff(self._times) * self._factors[:-1])])
+        lengths = np.diff(self._times)
+        self._work = self._times[0] + np.concatenate([[0.0], np.cumsum(lengths * self._factors[:-1])])
+        self._moving = self._times[0] + np.concatenate([[0.0], np.cumsum(lengths * (self._factors[:-1] > 0))])
 
     @classmethod
     def of_windows(cls, windows: Sequence[tuple[float, float]]) -> WorkClock:
@@ -49,6 +51,10 @@ class WorkClock:
         inside = np.maximum(index, 0)
         return np.where(index < 0, times, self._work[inside] + (times - self._times[inside]) * self._factors[inside])
 
+    def busy_seconds(self, begun: Floats, done: Floats) -> Floats:
+        """Returns how long a server needs from one amount of work to another, without the time in which it stands still."""
+        return self._moving_at(done) - self._moving_at(begun)
+
     def done(self, work: Floats) -> Floats:
         """Returns the first time at which so much work was possible: when a job is done."""
         return self._time(work, "left")
@@ -56,6 +62,11 @@ class WorkClock:
     def begun(self, work: Floats) -> Floats:
         """Returns the last time at which no more work was possible: when a job begins."""
         return self._time(work, "right")
+
+    def _moving_at(self, work: Floats) -> Floats:
+        index = np.searchsorted(self._work, work, side="right") - 1
+        inside = np.maximum(index, 0)
+        return np.where(index < 0, work, self._moving[inside] + (work - self._work[inside]) / np.where(self._factors[inside] > 0, self._factors[inside], 1.0))
 
     def _time(self, work: Floats, side: str) -> Floats:
         index = np.searchsorted(self._work, work, side=side) - 1  # type: ignore[call-overload]

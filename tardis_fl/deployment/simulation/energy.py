@@ -46,27 +46,27 @@ class RadioUse:
         if self.radio.tails:
             self._activities.append((devices, begun, begun + seconds))
 
-    def joules(self, wall_s: float) -> tuple[float, float]:
-        """Returns the energy of all radios over a time, and the part that they would not have used without requests."""
+    def joules(self, wall_s: float, end_s: float) -> tuple[float, float]:
+        """Returns the energy of all radios over a time that ends at `end_s`, and the part that they would not have used without requests."""
         radio = self.radio
         if radio is None:
             return 0.0, 0.0
-        tails = self._tail_seconds(wall_s)
+        tails = self._tail_seconds(end_s)
         active = self.transmit_s * (radio.transmit_w - radio.idle_w) + self.receive_s * (radio.receive_w - radio.idle_w)
         active += sum(seconds * (power - radio.idle_w) for (power, _), seconds in zip(radio.tails, tails, strict=True))
         return active + radio.idle_w * wall_s * self.num_devices, active
 
-    def _tail_seconds(self, wall_s: float) -> list[float]:
-        """Returns how long all radios are in each state of their tails."""
+    def _tail_seconds(self, end_s: float) -> list[float]:
+        """Returns how long all radios are in each state of their tails, up to a time."""
         if self.radio is None or not self.radio.tails or not self._activities:
             return [0.0] * (len(self.radio.tails) if self.radio else 0)
         devices, begun, finished = (np.concatenate([activity[k] for activity in self._activities]) for k in range(3))
         order = np.lexsort((begun, devices))
         devices, begun, finished = devices[order], begun[order], finished[order]
-        span = wall_s + 1.0  # keeps a device's times apart from the next one's in the running maximum
+        span = end_s + 1.0  # keeps a device's times apart from the next one's in the running maximum
         until = np.maximum.accumulate(finished + devices * span) - devices * span
         last = np.append(devices[1:] != devices[:-1], True)
-        gaps = np.where(last, wall_s, np.append(begun[1:], wall_s)) - until
+        gaps = np.where(last, end_s, np.append(begun[1:], end_s)) - until
         seconds, before = [], 0.0
         for _, length in self.radio.tails:
             seconds.append(float(np.clip(gaps - before, 0.0, length).sum()))

@@ -64,7 +64,7 @@ class Result:
         num_degraded: Answered by an earlier tier than meant, since what lay behind was broken.
         spent: Stage by stage, in the order in which requests pass them; the last is the answers' way back.
         stations: As predicted.
-        utilisation: Measured, of each station: share of the time from 0 to the last answer that its servers are busy.
+        utilisation: Measured, of each station: share of the time from the first request to the last answer that its servers are busy.
         wall_s: That time.
         accuracy: Of the answers; None where it isn't known which are right.
         num_late: Answers after the deadline; None without one.
@@ -112,7 +112,8 @@ class Result:
     ) -> Result:  # fmt: skip
         """Puts a result together."""
         ends = sent + latency
-        wall_s = float(max(np.nanmax(ends) if not np.isnan(ends).all() else 0.0, sent[-1]))
+        end_s = float(max(np.nanmax(ends) if not np.isnan(ends).all() else 0.0, sent[-1]))
+        wall_s = end_s - float(sent[0])
         answered = answered_by >= 0
         per_tier = np.bincount(answered_by[answered], minlength=len(system.tiers))
         back = Spent("answers", int(answered.sum()), 0.0, 0.0, 0.0, 0.0, float(sum(count * system.back_s(tier) for tier, count in enumerate(per_tier))))
@@ -122,7 +123,7 @@ class Result:
             accuracy = float(workload.correct[answered_by[answered], samples[answered]].mean())
         device_j = active_j = None
         if system.power is not None:
-            radio_j, radio_active = radio.joules(wall_s)
+            radio_j, radio_active = radio.joules(wall_s, end_s)
             active_j = busy[0] * (system.power.active_w - system.power.idle_w) + radio_active
             device_j = busy[0] * (system.power.active_w - system.power.idle_w) + system.power.idle_w * wall_s * workload.num_devices + radio_j
         unstable = [station for station in stations if station.utilisation >= 1]

@@ -140,17 +140,20 @@ class _Simulation:
             done = segmented(arrived, services, bounds)
         else:
             done = one_server(arrived, services)
-        finished = done if clock is None else clock.done(done)
-        delay = link.delay_s + (link.jitter_s * self.jitter.random(len(finished)) if link.jitter_s else 0.0)
+        begun, finished, sending = done - services, done, serialise if lost is None else serialise * attempts
+        retry: Floats | float = services - serialise if lost is not None else 0.0
+        if clock is not None:
+            stretch = clock.busy_seconds(begun, done) / np.where(services > 0, services, 1.0)
+            begun, finished = clock.begun(begun), clock.done(done)
+            serialise, sending, retry = serialise * stretch, sending * stretch, retry * stretch
+        delay: Floats | float = link.delay_s + (link.jitter_s * self.jitter.random(len(finished)) if link.jitter_s else 0.0)
+        if failed is not None:
+            delay = np.where(failed, 0.0, delay)  # known to have failed when the last attempt is over
         if boundary == 0:
-            begun = done - services
-            self.radio.sent(
-                self.devices[reached.rows], begun if clock is None else clock.begun(begun), finished, serialise if lost is None else serialise * attempts
-            )
-        self._spend(link.name, reached.times, finished, serialise=serialise, retry=services - serialise if lost is not None else 0.0, propagate=delay)
+            self.radio.sent(self.devices[reached.rows], begun, finished, sending)
+        self._spend(link.name, reached.times, finished, serialise=serialise, retry=retry, propagate=delay)
         arriving = _Requests(reached.rows, finished + delay)
         if failed is not None and failed.any():
-            arriving.times[failed] = finished[failed]  # known to have failed when the last attempt is over
             arriving = self._give_up(arriving, failed, boundary)
         return arriving.sorted() if boundary == 0 else arriving
 
@@ -159,8 +162,9 @@ class _Simulation:
         windows = [(fault.start_s, fault.end_s) for fault in self.system.faults if isinstance(fault, Crash) and fault.tier == number]
         if not windows or self.system.on_failure == "retry":
             return reached
-        down = _inside(reached.times, windows)
-        times = np.where(down, reached.times + self.system.links[number - 1].delay_s, reached.times)
+        down, delay_s = _inside(reached.times, windows), self.system.links[number - 1].delay_s
+        times = np.where(down, reached.times + delay_s, reached.times)
+        self.spent[-1].propagate += delay_s * int(down.sum())  # over the link that they came by
         return self._give_up(_Requests(reached.rows, times), down, number - 1)
 
     def _give_up(self, requests: _Requests, failed: npt.NDArray[np.bool_], tier: int) -> _Requests:
@@ -186,27 +190,14 @@ class _Simulation:
             self.radio.received(self.devices[requests.rows], requests.times + back - seconds, seconds)
 
     def _lost(self, boundary: int, reached: _Requests) -> npt.NDArray[np.int64] | None:
-        """Draws how many transmissions of each message are lost before one arrives; None without such a fault.
-
-        In bursts, lengths of good and bad runs alternate, and every bad run hits the message that comes after a good one.
-        """
+        """Draws how many transmissions of each message are lost before one arrives; None without such a fault."""
         found = [fault for fault in self.system.faults if isinstance(fault, Loss) and fault.boundary == boundary]
         if not found or found[0].probability == 0:
             return None
         loss, count = found[0], len(reached.rows)
         if loss.burst is None:
             return self.losses.geometric(1 - loss.probability, count) - 1
-        mean_good = loss.burst * (1 - loss.probability) / loss.probability
-        lost, place = np.zeros(count, dtype=np.int64), 0
-        order = np.argsort(reached.times, kind="stable")
-        while place < count:
-            runs = max(16, int(1.2 * (count - place) / max(mean_good, 1.0)) + 16)
-            good = np.cumsum(_run_lengths(self.losses, mean_good, runs)) + place
-            bad = _run_lengths(self.losses, loss.burst, runs)
-            inside = good < count
-            lost[order[good[inside]]] = bad[inside]
-            place = int(good[-1])
-        return lost
+        return np.where(self.losses.random(count) < loss.hit, self.losses.geometric(loss.escape, count), 0)
 
     def _services(self, tier: Tier, count: int) -> Floats | float:
         return tier.service_s if tier.service == "deterministic" else self.services.standard_exponential(count) * tier.service_s
@@ -229,8 +220,3 @@ def _clock(windows: list[tuple[float, float]], slow: list[Slow]) -> WorkClock | 
 
 def _inside(times: Floats, windows: list[tuple[float, float]]) -> npt.NDArray[np.bool_]:
     return np.logical_or.reduce([(times >= start) & (times < end) for start, end in windows])
-
-
-def _run_lengths(rng: np.random.Generator, mean: float, count: int) -> npt.NDArray[np.int64]:
-    """Draws geometric lengths with a mean; of a mean below 1, mostly 0."""
-    return rng.geometric(1 / mean, count) if mean >= 1 else rng.geometric(1 / (1 + mean), count) - 1

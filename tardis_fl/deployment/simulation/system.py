@@ -46,7 +46,8 @@ class Tier:
 class Link:
     """A way from one tier to the next: a queue in which a message's bits are sent, then a delay that occupies nothing.
 
-    Each device has a first link of its own; further links are shared by all requests. Answers go back without a queue.
+    Each device has a first link of its own; further links are shared by all requests. Answers go back without a queue, and whatever breaks:
+    outages, losses and slower rates hold up what goes away from the device alone.
 
     Attributes:
         name: For messages and results.
@@ -115,6 +116,8 @@ class Radio:
 class Loss:
     """Messages over a boundary get lost. Lost ones are sent again after `timeout_s`, and hold their place in the queue meanwhile.
 
+    In bursts, good and bad runs of transmissions alternate, both of geometric length; a bad one hits the message that comes next, again and again.
+
     Attributes:
         boundary: From the device's on, 0 first.
         probability: Of each transmission.
@@ -126,6 +129,35 @@ class Loss:
     probability: float
     burst: float | None = None
     timeout_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability < 1 or (self.burst is not None and self.burst < 1):
+            raise ConfigError(f"loss: got the probability {self.probability} in bursts of {self.burst}; wanted one in [0, 1), and bursts of at least 1")
+
+    @property
+    def hit(self) -> float:
+        """Probability that a message's first transmission is lost."""
+        if self.burst is None or self.probability == 0:
+            return self.probability
+        good = self.burst * (1 - self.probability) / self.probability
+        return 1 / good if good >= 1 else 1 / (1 + good)
+
+    @property
+    def escape(self) -> float:
+        """Probability that a transmission gets through after one of the same message was lost; how often it is lost is then geometric."""
+        if self.burst is None or self.probability == 0:
+            return 1 - self.probability
+        good = self.burst * (1 - self.probability) / self.probability
+        return 1 / self.burst if good >= 1 else (1 - self.hit) / self.burst
+
+    def failed(self, attempts: int) -> float:
+        """Returns the probability that so many transmissions of a message are all lost."""
+        return self.hit * (1 - self.escape) ** (attempts - 1)
+
+    def repetitions(self, attempts: int | None = None) -> float:
+        """Returns the mean number of further transmissions of a message, of which at most `attempts` are made; None: as many as it takes."""
+        ever = self.hit / self.escape
+        return ever if attempts is None else ever * (1 - (1 - self.escape) ** (attempts - 1))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,9 @@ def test_the_microcontroller_s_inference_costs_what_mlperf_tiny_measured():
 
 
 def test_stability_names_the_server_and_what_would_hold():
-    with pytest.raises(RunError, match=r"edge: would be busy 120 % of the time.*holds up to 50 requests a second and device, or wants 2 servers") as caught:
+    with pytest.raises(
+        RunError, match=r"edge: would be busy 120 % of the time.*holds up to 50 requests a second and device on average, or wants 2 servers \(deployment"
+    ) as caught:
         simulate(three_tiers(service=(0.001, 0.004, 0.003)), requests(100, rate=60.0, num_devices=10), seed=0)
     assert "\n" not in str(caught.value)
     found = simulate(three_tiers(service=(0.001, 0.004, 0.003)), requests(5000, rate=60.0, num_devices=10), seed=0, allow_unstable=True)
@@ -150,3 +152,24 @@ def test_a_message_that_no_frame_carries_is_refused():
     simulate(small, requests(10, shares=(1.0, 0.0, 0.0)), seed=0)
     fragments = replace(small, links=(replace(small.links[0], fragments=True), small.links[1]))
     assert simulate(fragments, requests(10), seed=0).num_answered == 10
+
+
+def test_a_link_can_t_have_more_servers():
+    with pytest.raises(RunError, match=r"^up: would be busy .* or wants a faster one, or less to do \(load.allow_unstable"):
+        simulate(three_tiers(service=(0.001, 0.0001, 0.0001)), requests(100, rate=500.0, num_devices=2), seed=0)
+
+
+def test_a_recording_that_begins_late_uses_no_energy_before_it_began():
+    system = three_tiers(power=Power(1.0, 3.0), radio=Radio(2.0, 1.5, 0.1, ((1.0, 0.5),)))
+    times = np.array([0.0, 0.3, 2.0])
+    early, late = (simulate(system, at_times(times + start, 1), seed=0) for start in (0.0, 1.7e6))
+    assert late.device_j == pytest.approx(early.device_j, rel=1e-6)
+    assert late.utilisation == pytest.approx(early.utilisation, rel=1e-6)
+    assert late.wall_s == pytest.approx(early.wall_s)
+
+
+def test_a_long_recording_is_read_as_far_as_it_is_simulated(tmp_path):
+    file = tmp_path / "trace.csv"
+    file.write_text("0\n1\n2\n" + "".join(f"{2 + 0.001 * number}\n" for number in range(1, 1000)))
+    assert Trace.read(file, most=3).mean_rate(1) == pytest.approx(1.0)
+    assert len(Trace.read(file).times) == 1002
