@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -136,7 +137,7 @@ class LocalDeployment:
         Raises:
             RunError: It fails; with its message.
         """
-        environment = {**QUIET, "FLWR_HOME": str(self.folder / "superlink"), "PATH": str(Path(sys.executable).parent)}
+        environment = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "superlink")}
         command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         try:

@@ -117,10 +117,3 @@ def _done(client_app: ClientApp, order: Order, shared: dict[int, Any], num_nodes
     if reply.has_error():
         return Done(order.message_id, None, reply.error, found.state)
     return Done(order.message_id, reply.content, None, found.state)
-
-
-if __name__ == "__main__":
-    # classes of this module must be those that the other side sends, not ones of __main__
-    from tardis_fl.federation.engines import worker_process
-
-    worker_process.main(int(sys.argv[1]), int(sys.argv[2]))

@@ -135,7 +135,8 @@ class _Worker:
         # in a process group of its own, so that Ctrl-C reaches this side alone, whose end is the end of the worker too
         self.arena = Arena()
         descriptors = [theirs.fileno(), self.arena.file_descriptor]
-        command = [sys.executable, "-m", "tardis_fl.federation.engines.worker_process", *map(str, descriptors)]
+        # not with -m, which warns of a module that its own package has imported already
+        command = [sys.executable, "-c", f"from tardis_fl.federation.engines.worker_process import main; main({descriptors[0]}, {descriptors[1]})"]
         self._process = subprocess.Popen(command, pass_fds=descriptors, env=environment, process_group=0)
         theirs.close()
         self.connection, self.orders = Connection(ours.detach()), deque[str]()
