@@ -187,9 +187,10 @@ class Fleet:
         for client in order:
             while client not in early:
                 arrived = list(self._grid.pull_messages(list(waiting)))
-                for message in arrived:
-                    receive(message)
-                if arrived:
+                came = bool(arrived)
+                while arrived:
+                    receive(arrived.pop(0))  # no name is left that would keep a message, which may be large, until the next comes
+                if came:
                     continue
                 if time.monotonic() - began > self._timeout_s:
                     early[client] = Reply(client, None, f"no answer within {self._timeout_s:g} s (runtime.reply_timeout_s)", "dropout", sizes[client])

@@ -360,6 +360,7 @@ class FederationServer:
                 except ValueError as error:
                     self._fail(reply.client, "features", "rejected", f"{error}; rejected")
                 self._listener.worked("features", len(piece))
+                del reply, content, tensors, piece  # large: not kept while the next ones come
             first, asked = pieces.wanted(self._now.healthy)
         self._now.check()
         return pieces.of(self._now.healthy)
@@ -425,6 +426,7 @@ class FederationServer:
                 self._fail(reply.client, stage, reply.kind, str(reply.error))
             else:
                 yield reply, reply.content
+            del reply  # not kept while the next is waited for
 
     def _fail(self, client: int, stage: str, kind: str, details: str) -> None:
         failure = self._now.fail(client, stage, kind, details, self._fleet.node_label(client))

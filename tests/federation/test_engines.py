@@ -42,9 +42,10 @@ def test_worker_processes_give_the_weights_of_one_process_bit_for_bit(overrides)
     assert [record.validation for record in alone.rounds] == [record.validation for record in two.rounds]
 
 
-def test_more_workers_than_clients_have_nothing_to_do_and_change_nothing():
+def test_more_workers_than_clients_have_nothing_to_do_and_change_nothing(capfd):
     config = small_config("runtime.threads=1")
     assert same_weights(federate(config, workers=1), federate(config, workers=4))
+    assert capfd.readouterr().err == ""  # processes say nothing on a person's screen
 
 
 def test_a_worker_that_is_killed_fails_its_client_and_no_other():
