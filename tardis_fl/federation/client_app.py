@@ -119,36 +119,42 @@ def statistics(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Counts right answers of the held exits on the fit samples; adds features where deeper exits exist."""
+    """Counts right answers of the held exits on the fit samples; adds a piece of the features where deeper exits exist."""
     request = _Request.open(message, context)
     request.load_weights()
     request.load_own_norms()
     logits, batch = request.held_out(Role.FIT)
     labels, serving_score = batch.labels.cpu(), request.values.get("serving_score")
     correct = (logits.argmax(2) == labels).sum(1).tolist()
-    tensors = batch.tensors()
+    tensors = {} if request.holds_all else request.piece(batch)
     answered: Sequence[int] = ()
     if serving_score is not None:
         answers = answering_exits(logits, float(serving_score), last_answers=request.holds_all)
         answered = torch.bincount(answers, minlength=len(logits) + 1)[: len(logits)].tolist()
-        tensors["open"] = (answers == len(logits)).to(torch.uint8)
+        if request.is_first and not request.holds_all:
+            tensors["open"] = (answers == len(logits)).to(torch.uint8)
     content = RecordDict({messages.METRICS: Counts(len(batch), 0.0, tuple(correct), (), tuple(answered)).to_record()})
-    if not request.holds_all:
+    if tensors:
         content[messages.FEATURES_KIND] = messages.pack_tensors(tensors)
     return Message(content, reply_to=message)
 
 
 @app.query("tables")
 def tables(message: Message, context: Context) -> Message:
-    """Returns the held exits' logits of the held-out samples with ids and labels, and the features for deeper exits."""
+    """Returns the held exits' logits of the held-out samples with ids and labels, and a piece of the features for deeper exits."""
     request = _Request.open(message, context)
     request.load_weights()
-    tensors = {}
+    tensors, batches = {}, []
     for role in (Role.FIT, Role.CALIBRATE):
         logits, batch = request.held_out(role)
-        tensors |= {f"{role.value}.logits": logits, f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role))}
-        tensors |= {f"{role.value}.labels": batch.labels} if request.holds_all else batch.tensors(f"{role.value}.")
-    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(tensors)}), reply_to=message)
+        batches.append(batch)
+        if request.is_first:
+            tensors |= {f"{role.value}.logits": logits, f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role))}
+            tensors |= {f"{role.value}.labels": batch.labels} if request.holds_all else {}
+    if not request.holds_all:
+        tensors |= request.piece(FeatureBatch.concatenate(batches))
+    metrics = MetricRecord({"num_samples": sum(map(len, batches))})
+    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(tensors), messages.METRICS: metrics}), reply_to=message)
 
 
 @app.query("temperatures")
@@ -210,6 +216,15 @@ class _Request:
     @property
     def holds_all(self) -> bool:
         return self.depth == self.config.num_segments
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the first piece of something is asked for."""
+        return int(self.values["first"]) == 0
+
+    def piece(self, batch: FeatureBatch) -> dict[str, Tensor]:
+        """Returns the rows that are asked for, as many as a message may hold."""
+        return batch.piece(int(self.values["first"]), self.config.federation.piece_bytes).tensors()
 
     @property
     def trained_keys(self) -> list[str]:

@@ -72,6 +72,15 @@ class Pieces:
             self._whole.setdefault(client, piece.room(count)).put(first, piece)
         self._come[client] = first + len(piece)
 
+    def has_all(self, client: int) -> bool:
+        """Whether everything of a client has come."""
+        return client in self._whole and self._come[client] == len(self._whole[client])
+
+    def take(self, client: int) -> FeatureBatch:
+        """Returns what a client sent, and lets go of it."""
+        self._come.pop(client)
+        return self._whole.pop(client)
+
     def wanted(self, clients: Sequence[int]) -> tuple[int, list[int]]:
         """Returns from which row on some of these clients are to send more, and which; nobody where all is there."""
         open_at = {client: come for client in clients if (come := self._come.get(client, 0)) and come < len(self._whole[client])}

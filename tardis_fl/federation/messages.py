@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,12 +88,18 @@ class FeatureBatch:
         depth: How many segments the features have gone through.
     """
 
+    NAMES: ClassVar = ("values", "low", "scale", "labels")
+
     features: EncodedFeatures
     labels: Tensor
     depth: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> FeatureBatch:
+        """Returns some rows, without copying them."""
+        return FeatureBatch(self.features[rows], self.labels[rows], self.depth)
 
     def to(self, device: torch.device) -> FeatureBatch:
         """Returns it on a device."""
@@ -103,19 +109,17 @@ class FeatureBatch:
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Returns what travels, by name."""
         encoded = self.features
-        named = {"values": encoded.values, "low": encoded.low, "scale": encoded.scale, "labels": self.labels}
-        return {f"{prefix}{name}": tensor for name, tensor in named.items()}
+        return {f"{prefix}{name}": tensor for name, tensor in zip(self.NAMES, (encoded.values, encoded.low, encoded.scale, self.labels), strict=True)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], depth: int, prefix: str = "") -> FeatureBatch:
         """Builds it from what travelled."""
-        values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in ("values", "low", "scale", "labels"))
+        values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in cls.NAMES)
         return cls(EncodedFeatures(values, low, scale), labels, depth)
 
     def piece(self, first: int, most_bytes: int) -> FeatureBatch:
         """Returns rows from a position on, as many as fit into some bytes, or one."""
-        last = first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))
-        return FeatureBatch(self.features[first:last], self.labels[first:last], self.depth)
+        return self[first : first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))]
 
     def room(self, count: int) -> FeatureBatch:
         """Returns so many rows of this kind, with nothing in them yet."""

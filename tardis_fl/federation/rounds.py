@@ -27,6 +27,7 @@ from tardis_fl.federation.clock import VirtualClock
 from tardis_fl.federation.events import Listener, RoundRecord, Snapshot
 from tardis_fl.federation.feature_buffer import FeatureBuffer, Pieces, by_depth
 from tardis_fl.federation.fleet import Fleet, Reply
+from tardis_fl.federation.hold_outs import HoldOut, collect_hold_outs
 from tardis_fl.federation.lessons import Lessons
 from tardis_fl.federation.local_training import answering_exits, training_features
 from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
@@ -208,18 +209,22 @@ class FederationServer:
         """Asks all clients for their hold-outs' logits and features, and adds the deeper exits."""
         federation = self._config.federation
         now = self._begin(federation.rounds + self._epochs_done, range(federation.num_clients))
-        tables: dict[Role, list[ExitTable]] = {Role.FIT: [], Role.CALIBRATE: []}
-        for reply, content in self._ask("tables", messages.TABLES, weights=self._weights.flatten()):
-            tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+        tables: dict[Role, dict[int, ExitTable]] = {Role.FIT: {}, Role.CALIBRATE: {}}
+        for found in self._hold_outs("tables", messages.TABLES):
+            first = 0
             for role, kind in ((Role.FIT, FitTable), (Role.CALIBRATE, CalibrationTable)):
-                prefix, depth = f"{role.value}.", self._fleet.population.depth(reply.client)
-                logits, labels = tensors[f"{prefix}logits"].numpy(), tensors[f"{prefix}labels"].numpy()
-                if depth < len(self._segments):
-                    logits = np.concatenate([logits, self._deeper_logits(FeatureBatch.from_tensors(tensors, depth, prefix))])
-                sample_ids = self._fleet.first_sample(reply.client) + tensors[f"{prefix}sample_ids"].numpy()
-                tables[role].append(kind(logits, labels, sample_ids, np.full(len(labels), reply.client)))
+                logits, sample_ids = (found.tensors[f"{role.value}.{name}"].numpy() for name in ("logits", "sample_ids"))
+                if found.features is None:
+                    labels = found.tensors[f"{role.value}.labels"].numpy()
+                else:
+                    rows = found.features[first : first + len(sample_ids)]
+                    logits, labels = np.concatenate([logits, self._deeper_logits(rows)]), rows.labels.numpy()
+                first += len(sample_ids)
+                sample_ids = self._fleet.first_sample(found.client) + sample_ids
+                tables[role][found.client] = kind(logits, labels, sample_ids, np.full(len(labels), found.client))
         now.check()
-        return FitTable.concatenate(tables[Role.FIT]), CalibrationTable.concatenate(tables[Role.CALIBRATE])  # type: ignore[arg-type]
+        fit, calibrate = ([table for _, table in sorted(tables[role].items())] for role in (Role.FIT, Role.CALIBRATE))
+        return FitTable.concatenate(fit), CalibrationTable.concatenate(calibrate)  # type: ignore[arg-type]
 
     def calibration_sums(self) -> CalibrationSums:
         """Sends all clients the whole network, and asks for sums over their hold-outs in place of tables."""
@@ -394,15 +399,13 @@ class FederationServer:
     def _evaluate(self) -> Counts:
         total, score = Counts(), self._lessons.serving_score
         values = {} if score is None else {"serving_score": score}
-        for reply, content in self._ask("evaluate", messages.EVALUATE, weights=self._weights.flatten(), **values):
-            counts, depth = Counts.from_record(content.metric_records[messages.METRICS]), self._fleet.population.depth(reply.client)
-            if depth < len(self._segments):
-                tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
-                batch = FeatureBatch.from_tensors(tensors, depth)
+        for found in self._hold_outs("evaluate", messages.EVALUATE, **values):
+            counts, batch = Counts.from_record(found.metrics), found.features
+            if batch is not None:
                 logits = self._deeper_logits(batch)
                 answered: Sequence[int] = ()
                 if score is not None:
-                    left = torch.from_numpy(logits)[:, tensors["open"].bool()]
+                    left = torch.from_numpy(logits)[:, found.tensors["open"].bool()]
                     answered = torch.bincount(answering_exits(left, score, last_answers=True), minlength=len(logits)).tolist()
                 deeper = (logits.argmax(2) == batch.labels.numpy()).sum(1).tolist()
                 counts = Counts(counts.num_samples, 0.0, (*counts.correct, *deeper), (), (*counts.answered, *answered))
@@ -410,6 +413,12 @@ class FederationServer:
             self._listener.worked("evaluate", counts.num_samples)
         self._now.check()
         return total
+
+    def _hold_outs(self, stage: str, message_type: str, **values: float) -> Iterator[HoldOut]:
+        return collect_hold_outs(
+            self._ask, lambda client, why: self._fail(client, stage, "rejected", f"{why}; rejected"), stage, message_type,
+            healthy=lambda: self._now.healthy, depth=self._fleet.population.depth, weights=self._weights.flatten(), **values,
+        )  # fmt: skip
 
     def _deeper_logits(self, batch: FeatureBatch) -> npt.NDArray[np.float32]:
         return deeper_logits(self._segments, batch, self._config.deployment.feature_codec, self._device)

@@ -57,12 +57,25 @@ def test_pieces_of_a_shard_are_its_rows_wherever_they_end(codec, most_bytes, mon
         ("federation.feature_timing=stale", "federation.server_epochs=1"),
         ("federation.feature_fraction=0.6", "federation.server_epochs=1", "federation.feature_noise=0.2"),
         ("federation.fleet=[{name: a, share: 0.34, depth: 1}, {name: b, share: 0.66, depth: 2}]", "federation.server_epochs=1"),
+        (
+            "federation.fleet=[{name: a, share: 0.34, depth: 1}, {name: b, share: 0.66, depth: 3}]",
+            "model.exit_weighting=serving_rate",
+            "federation.server_segments=deeper",
+        ),
     ],
-    ids=["final epochs", "stale", "a noisy share", "two depths"],
+    ids=["final epochs", "stale", "a noisy share", "two depths", "some hold all"],
 )
 def test_a_run_does_not_depend_on_the_size_of_pieces(overrides):
     whole, cut = federate(small_config(*overrides)), federate(small_config(*overrides, "federation.piece_bytes=3000"))
     assert same_weights(whole, cut)
+    assert [record.validation for record in whole.rounds] == [record.validation for record in cut.rounds]
+    for one, other in ((whole.fit, cut.fit), (whole.calibrate, cut.calibrate)):
+        assert np.array_equal(one.logits, other.logits)
+        assert [one.labels.tolist(), one.sample_ids.tolist(), one.client_ids.tolist()] == [
+            other.labels.tolist(),
+            other.sample_ids.tolist(),
+            other.client_ids.tolist(),
+        ]
     up = [trained.ledger.up for trained in (whole, cut)]
     assert up[0][messages.FEATURES_KIND] < up[1][messages.FEATURES_KIND] < 1.6 * up[0][messages.FEATURES_KIND]  # each piece has headers of its own
 
@@ -106,6 +119,26 @@ def test_a_client_that_is_lost_between_pieces_has_failed_and_its_features_are_le
     federate(config, recorder)
     assert {(failure.client, failure.stage, failure.kind) for failure in recorder.failures} == {(1, "features", "error")}
     assert recorder.epochs[-1].server.num_samples < recorder.rounds[-1].train.num_samples
+
+
+def test_a_client_that_is_lost_between_pieces_of_its_hold_outs_counts_nowhere(monkeypatch):
+    from tardis_fl.federation import client_app
+
+    original = client_app._Request.piece
+
+    def lose(self, batch):
+        if self.shard.client == 1 and not self.is_first:
+            raise ConnectionError("gone")
+        return original(self, batch)
+
+    monkeypatch.setattr(client_app._Request, "piece", lose)
+    recorder = Recorder()
+    config = small_config("federation.piece_bytes=3000", "federation.max_failed_fraction=0.4")
+    trained = federate(config, recorder)
+    assert {(failure.client, failure.stage) for failure in recorder.failures} == {(1, "evaluate"), (1, "tables")}
+    assert set(trained.fit.client_ids.tolist()) == set(trained.calibrate.client_ids.tolist()) == {0, 2}
+    shards = open_workspace(config.model_dump_json()).partition.shards()
+    assert trained.rounds[-1].validation.num_samples == len(shards[0].fit) + len(shards[2].fit)
 
 
 def test_a_piece_of_less_than_a_kilobyte_is_refused():
