@@ -43,23 +43,28 @@ def command(config_file, *options):
     return [sys.executable, "-m", "tardis_fl", "federate", str(config_file), *options]
 
 
-def flower_processes():
-    """Returns the programs of Flower's that run here."""
+def within(folder):
+    """Returns an environment in which all that a command puts into a temporary folder lies in this one."""
+    return {**os.environ, "TMPDIR": str(folder)}
+
+
+def flower_processes(folder):
+    """Returns the programs of Flower's that were started within a folder; others may run on this machine, too."""
     names = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr-serverapp", "flwr-clientapp")
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if process.info["status"] != psutil.STATUS_ZOMBIE and any(word.endswith(name) for word in words[:2] for name in names):
-            found.append(process.pid)
-    return set(found)
+    found = set()
+    for process in psutil.process_iter(["cmdline", "status", "environ"]):
+        words, home = process.info["cmdline"] or [], (process.info["environ"] or {}).get("FLWR_HOME", "")
+        if process.info["status"] != psutil.STATUS_ZOMBIE and home.startswith(str(folder)) and any(word.endswith(name) for word in words[:2] for name in names):
+            found.add(process.pid)
+    return found
 
 
 def test_secured_processes_give_the_weights_of_the_inline_engine_and_all_end(config_file, tmp_path):
-    before = flower_processes()
     overrides = [part for setting in ONE_ROUND for part in ("--set", setting)]
     secured = subprocess.run(
         command(config_file, "--engine", "deployment", "--secure", "--output", str(tmp_path / "real"), *overrides),
         cwd=ROOT,
+        env=within(tmp_path),
         capture_output=True,
         text=True,
         timeout=600,
@@ -76,25 +81,24 @@ def test_secured_processes_give_the_weights_of_the_inline_engine_and_all_end(con
     assert reports[0]["operating_point"] == reports[1]["operating_point"]
     files = [{path.name for path in (tmp_path / side).iterdir()} for side in ("real", "inline")]
     assert files[0] - files[1] == {"flower_logs"}
-    assert flower_processes() <= before
+    assert not flower_processes(tmp_path)
 
 
 def test_ctrl_c_ends_every_process(config_file, tmp_path):
-    before = flower_processes()
     process = subprocess.Popen(
         command(config_file, "--engine", "deployment", "--output", str(tmp_path / "run")),
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
+        cwd=ROOT, env=within(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while len(flower_processes() - before) < 8 and time.monotonic() < deadline:  # SuperLink, three SuperNodes, and a superexec of each
+    while len(flower_processes(tmp_path)) < 8 and time.monotonic() < deadline:  # SuperLink, three SuperNodes, and a superexec of each
         time.sleep(0.2)
-    assert len(flower_processes() - before) >= 8
+    assert len(flower_processes(tmp_path)) >= 8
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped" in errors
     assert "Traceback" not in errors
-    assert flower_processes() <= before
+    assert not flower_processes(tmp_path)
 
 
 def test_too_few_nodes_are_refused_before_anything_starts(config_file, tmp_path):
