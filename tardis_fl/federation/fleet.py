@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -18,12 +18,14 @@ from tardis_fl.data.client_folders import with_clients
 from tardis_fl.data.images import Dataset
 from tardis_fl.federation import messages
 from tardis_fl.federation.faults import Faults
+from tardis_fl.federation.introductions import UNREACHABLE, Introductions
+from tardis_fl.federation.mail import POLL_SECONDS, KeepsStates, Mail
 from tardis_fl.federation.messages import Ledger
-from tardis_fl.federation.nodes import POLL_SECONDS, Identity, Nodes
+from tardis_fl.federation.nodes import Nodes
 from tardis_fl.federation.population import Population
 from tardis_fl.federation.weights import Flat
 
-UNREACHABLE = {3, 4, 5}  # Flower's codes: the message, or the reply, or the node isn't available
+SECONDS_TO_FETCH = 60.0  # beyond the timeout, for replies that have come in time; then Flower throws request and reply away
 
 
 def _ignore(text: str) -> None:
@@ -77,11 +79,15 @@ class Fleet:
     def __init__(self, grid: Grid, config: Config, notice: Callable[[str], None] = _ignore, *, content_hash: str | None = None) -> None:
         self._grid = grid
         self._config_json, self._num_segments = config.model_dump_json(), config.num_segments
-        self._timeout_s = config.runtime.reply_timeout_s if config.runtime.engine == "deployment" else math.inf
+        real = config.runtime.engine == "deployment"
+        self._timeout_s = config.runtime.reply_timeout_s if real else math.inf
+        self._ttl = self._timeout_s + SECONDS_TO_FETCH if real else None
+        self._mail = Mail(grid, real=real)
         self.population, self.faults = Population(config), Faults.of(config)
         self.ledger = Ledger()
         self.num_repeated = 0
-        self._nodes = Nodes(grid, config, self._identify, notice, content_hash)
+        introductions = Introductions(self._mail, self._config_json, self.ledger, self._timeout_s)
+        self._nodes = Nodes(grid, config, introductions, notice, content_hash)
         self._nodes.await_all()
 
     def num_train(self, client: int) -> int:
@@ -144,9 +150,10 @@ class Fleet:
                 sizes[client] = messages.content_bytes(content)
             self.ledger.add_down(sizes[client])
             if client not in lost:
-                requests.append(Message(content, dst_node_id=self._nodes.node(client), message_type=message_type, group_id=str(round_number)))
+                node, group = self._nodes.node(client), str(round_number)
+                requests.append(Message(content, dst_node_id=node, message_type=message_type, group_id=group, ttl=self._ttl))
         asked = [client for client in order if client not in lost | away]
-        replies = self._collect(asked, self._grid.push_messages(requests), sizes, twice={client for client, kinds in struck.items() if "repeat" in kinds})
+        replies = self._collect(asked, self._mail.send(requests), sizes, twice={client for client, kinds in struck.items() if "repeat" in kinds})
         for client in order:
             if client in away:
                 yield Reply(client, None, "no node of this client is connected", "dropout")
@@ -167,10 +174,11 @@ class Fleet:
         return contents
 
     def _collect(
-        self, order: Sequence[int], message_ids: Iterable[str], sizes: Mapping[int, Mapping[str, int]], *, twice: Collection[int] = ()
+        self, order: Sequence[int], message_ids: Sequence[str | None], sizes: Mapping[int, Mapping[str, int]], *, twice: Collection[int] = ()
     ) -> Iterator[Reply]:
-        waiting = dict(zip(message_ids, order, strict=True))
-        early: dict[int, Reply] = {}
+        waiting = {message_id: client for message_id, client in zip(message_ids, order, strict=True) if message_id is not None}
+        not_taken = "Flower's SuperLink didn't take the request"
+        early = {client: Reply(client, None, not_taken, "dropout") for client in set(order) - set(waiting.values())}
 
         def receive(message: Message) -> None:
             bytes_up = {} if message.has_error() else messages.content_bytes(message.content)
@@ -186,17 +194,19 @@ class Fleet:
         began = time.monotonic()
         for client in order:
             while client not in early:
-                arrived = list(self._grid.pull_messages(list(waiting)))
-                came = bool(arrived)
-                while arrived:
-                    receive(arrived.pop(0))  # no name is left that would keep a message, which may be large, until the next comes
-                if came:
+                looked, num_waiting = time.monotonic(), len(waiting)
+                for message in self._mail.arrived(list(waiting)):
+                    receive(message)
+                    del message  # may be large: not kept until the next comes
+                if len(waiting) < num_waiting:
                     continue
-                if time.monotonic() - began > self._timeout_s:
+                now = time.monotonic()
+                if now - began > self._timeout_s:
                     early[client] = Reply(client, None, f"no answer within {self._timeout_s:g} s (runtime.reply_timeout_s)", "dropout", sizes[client])
                 else:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(max(POLL_SECONDS, now - looked))
             yield early.pop(client)
+        self._mail.forget(waiting)
 
     def node_label(self, client: int) -> int | None:
         """Returns the id of a client's node, where nodes are real ones."""
@@ -219,23 +229,6 @@ class Fleet:
             own = {name.removeprefix(f"{client}."): tensor for name, tensor in state.items() if name.startswith(f"{client}.")}
             self._grid.restore_state(self._nodes.node(client), RecordDict({messages.OWN_NORMS: messages.pack_tensors(own)}))
 
-    def _identify(self, nodes: list[int]) -> dict[int, Identity | str]:
-        """Asks nodes who they are; an answer is a reason where one can't tell."""
-        content = self._contents([1], 0, None, {})[1]
-        sizes = dict.fromkeys(nodes, messages.content_bytes(content))
-        for size in sizes.values():
-            self.ledger.add_down(size)
-        requests = [Message(content, dst_node_id=node, message_type=messages.IDENTIFY, group_id="0") for node in nodes]
-        found: dict[int, Identity | str] = {}
-        for reply in self._collect(nodes, self._grid.push_messages(requests), sizes):
-            if reply.content is None:
-                found[reply.client] = str(reply.error)
-                continue
-            record: Any = reply.content.config_records[messages.IDENTITY]
-            lists = {"image_shape": tuple(record["image_shape"]), "label_counts": tuple(record.get("label_counts", ()))}
-            found[reply.client] = Identity(**{**record, **lists})
-        return found
-
 
 def _open(client: int, message: Message, bytes_down: Mapping[str, int], bytes_up: Mapping[str, int]) -> Reply:
     if message.has_error():
@@ -244,14 +237,3 @@ def _open(client: int, message: Message, bytes_down: Mapping[str, int], bytes_up
             return Reply(client, None, f"its node can't be reached (Flower error {error.code}: {error.reason})", "dropout", bytes_down)
         return Reply(client, None, error.reason or f"Flower error {error.code}", "error", bytes_down)
     return Reply(client, message.content, None, "error", bytes_down, bytes_up)
-
-
-@runtime_checkable
-class KeepsStates(Protocol):
-    """A grid whose clients' states lie in this process."""
-
-    def states(self) -> Mapping[int, RecordDict]:
-        """Returns the state of each node that has one."""
-
-    def restore_state(self, node_id: int, state: RecordDict) -> None:
-        """Gives a node a state."""

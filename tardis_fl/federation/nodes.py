@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import RunError
-
-POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a node tells of itself.
-
-    Attributes:
-        client: Its number: the node's partition-id.
-        num_train: Its training samples.
-        num_classes, image_shape: Of its images, (C, H, W).
-        content_hash: Identifies its data set: the whole one, or its own images.
-        label_counts: Its own images of each class, where it alone has them.
-    """
-
-    client: int
-    num_train: int
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    content_hash: str
-    label_counts: tuple[int, ...] = ()
+from tardis_fl.federation.introductions import Identity, Introductions
+from tardis_fl.federation.mail import POLL_SECONDS
 
 
 class Nodes:
@@ -40,7 +19,7 @@ class Nodes:
     Args:
         grid: Any engine's grid.
         config: The configuration.
-        identify: Asks nodes who they are; returns an identity for each, or the reason why there is none.
+        introductions: Asks nodes who they are.
         notice: Is told what a person should know.
         content_hash: Of the server's data set, where nodes have copies of it; None: it isn't compared.
 
@@ -48,12 +27,12 @@ class Nodes:
         identities: By client, of those that were ever there.
     """
 
-    def __init__(
-        self, grid: Grid, config: Config, identify: Callable[[list[int]], dict[int, Identity | str]], notice: Callable[[str], None], content_hash: str | None
-    ) -> None:
-        self._grid, self._config, self._identify, self._notice, self._content_hash = grid, config, identify, notice, content_hash
+    def __init__(self, grid: Grid, config: Config, introductions: Introductions, notice: Callable[[str], None], content_hash: str | None) -> None:
+        self._grid, self._config, self._introductions, self._notice, self._content_hash = grid, config, introductions, notice, content_hash
         self._changes = config.runtime.engine == "deployment"
+        self._num_clients = config.federation.num_clients
         self._nodes: dict[int, int] = {}
+        self._refused: dict[int, str] = {}
         self._known: set[int] = set()
         self._connected: set[int] = set()
         self.identities: dict[int, Identity] = {}
@@ -62,28 +41,26 @@ class Nodes:
         """Waits for a node for each client, or for as many as must be there to begin.
 
         Raises:
-            RunError: There are too few in time, one can't tell who it is, two are the same client, or their data differ in kind.
+            RunError: There are too few in time, two are the same client, or their data differ in kind.
         """
-        runtime, num_clients = self._config.runtime, self._config.federation.num_clients
-        needed, began = min(runtime.min_nodes or num_clients, num_clients), time.monotonic()
-        while len(found := sorted(self._grid.get_node_ids())) < num_clients and time.monotonic() - began < runtime.nodes_timeout_s:
-            time.sleep(POLL_SECONDS)
-        if len(found) < needed:
-            which = "runtime.min_nodes" if runtime.min_nodes else "one for each of federation.num_clients"
-            raise RunError(f"{len(found)} nodes are connected after {runtime.nodes_timeout_s:g} s (runtime.nodes_timeout_s); wanted {needed} ({which})")
-        self._connected = self._known = set(found)
-        for node, identity in self._identify(found).items():
-            if isinstance(identity, str):
-                raise RunError(f"node {node} can't tell which client it is:\n{identity}")
-            if identity.client in self._nodes:
-                raise RunError(f"two nodes are client {identity.client}: give each node a partition-id of its own")
-            if difference := self._other_data(identity):
-                raise RunError(f"node {node}, client {identity.client}, {difference}")
-            self._nodes[identity.client], self.identities[identity.client] = node, identity
-        missing = [client for client in range(num_clients) if client not in self._nodes]
-        if missing and len(found) >= num_clients:
-            raise RunError(f"no node is client {missing[0]} (partition-id); got the clients {sorted(self._nodes)}")
-        if missing:
+        runtime, began = self._config.runtime, time.monotonic()
+        needed = min(runtime.min_nodes or self._num_clients, self._num_clients)
+        while len(self._nodes) < self._num_clients:
+            late = time.monotonic() - began > runtime.nodes_timeout_s
+            self._look(ask=not late)
+            for node, answer in self._introductions.answers():
+                self._meet(node, answer)
+                if len(self._connected - self._refused.keys()) < needed <= len(self._connected):
+                    raise RunError(self._too_few(needed))  # no need to wait: those that are there should have been enough
+            if late and (len(self._nodes) >= needed or not self._introductions.open):
+                break
+            if len(self._nodes) < self._num_clients:
+                time.sleep(POLL_SECONDS)
+        if len(self._nodes) < needed:
+            raise RunError(self._too_few(needed))
+        for node, problem in self._refused.items():
+            self._notice(f"node {node} isn't asked, since it {_in_one_line(problem)}")
+        if missing := [client for client in range(self._num_clients) if client not in self._nodes]:
             self._notice(f"beginning without the clients {', '.join(map(str, missing))}, whose nodes aren't connected")
         kinds = {(identity.num_classes, identity.image_shape) for identity in self.identities.values()}
         if len(kinds) > 1:
@@ -93,32 +70,10 @@ class Nodes:
         """Notices nodes that came and went, where they can; a client's newest node is the one that is asked."""
         if not self._changes:
             return
-        self._connected = set(self._grid.get_node_ids())
-        newcomers = sorted(self._connected - self._known)
-        if not newcomers:
-            return
-        self._known |= set(newcomers)
-        for node, identity in self._identify(newcomers).items():
-            if isinstance(identity, str):
-                self._notice(f"node {node} joined and isn't asked, since it can't tell which client it is: {identity.strip().splitlines()[-1]}")
-                continue
-            if difference := self._other_data(identity):
-                self._notice(f"node {node} joined as client {identity.client} and isn't asked, since it {difference}")
-                continue
-            before = self._nodes.get(identity.client)
-            replaced = f", in place of {before}" if before is not None else ""
-            twice = "; that one is connected too, so two nodes may have one partition-id" if before in self._connected else ""
-            self._notice(f"node {node} joined as client {identity.client}{replaced}{twice}")
-            self._nodes[identity.client], self.identities[identity.client] = node, identity
-
-    def _other_data(self, identity: Identity) -> str | None:
-        """Returns what is wrong with a node's images: they aren't the server's, or those that the client began with; None: nothing."""
-        if self._content_hash is not None and identity.content_hash != self._content_hash:
-            return "has another data set than the server; give every host the same files"
-        before = self.identities.get(identity.client)
-        if before is not None and identity.content_hash != before.content_hash:
-            return "has other images than this client began with; start a new run with them"
-        return None
+        self._look(ask=True)
+        for node, answer in self._introductions.answers():
+            if (joined := self._rejoin(node, answer)) is not None:
+                self._notice(joined)
 
     def node(self, client: int) -> int | None:
         """Returns the node of a client; None while none is connected."""
@@ -128,3 +83,78 @@ class Nodes:
     def label(self, client: int) -> int | None:
         """Returns the node's id for people, where nodes are more than numbers of this process."""
         return self._nodes.get(client) if self._changes else None
+
+    def _look(self, *, ask: bool) -> None:
+        """Sees who is connected and asks newcomers who they are; who has left and comes back is asked again."""
+        self._connected = set(self._grid.get_node_ids())
+        self._known &= self._connected
+        if ask:
+            self._introductions.ask(self._connected - self._known)
+
+    def _meet(self, node: int, answer: Identity | str) -> None:
+        """Takes a node's answer before the first round."""
+        problem = self._problem(answer)
+        if isinstance(answer, str) or problem is not None:
+            self._refuse(node, str(problem))
+            return
+        if answer.client in self._nodes:
+            raise RunError(f"two nodes are client {answer.client}: give each node a partition-id of its own")
+        self._take(node, answer)
+
+    def _rejoin(self, node: int, answer: Identity | str) -> str | None:
+        """Takes the answer of a node that came later; returns what a person should know."""
+        problem = self._problem(answer)
+        if isinstance(answer, str) or problem is not None:
+            self._refuse(node, str(problem))
+            return f"node {node} joined and isn't asked, since it {_in_one_line(str(problem))}"
+        before = self._nodes.get(answer.client)
+        self._take(node, answer)
+        if before == node:
+            return None
+        replaced = f", in place of {before}" if before is not None else ""
+        twice = "; that one is connected too, so two nodes may have one partition-id" if before in self._connected else ""
+        return f"node {node} joined as client {answer.client}{replaced}{twice}"
+
+    def _take(self, node: int, identity: Identity) -> None:
+        self._nodes = {client: other for client, other in self._nodes.items() if other != node}  # it may have come back as another client
+        self._nodes[identity.client], self.identities[identity.client] = node, identity
+        self._known.add(node)
+        self._refused.pop(node, None)
+
+    def _refuse(self, node: int, problem: str) -> None:
+        self._known.add(node)
+        self._refused[node] = problem
+        self._nodes = {client: other for client, other in self._nodes.items() if other != node}
+
+    def _problem(self, answer: Identity | str) -> str | None:
+        """Returns what is wrong with a node: it can't tell who it is, or its images aren't those that they should be; None: nothing."""
+        if isinstance(answer, str):
+            return f"can't tell which client it is:\n{answer}"
+        if not 0 <= answer.client < self._num_clients:
+            return f"says that it is client {answer.client}; wanted 0 to {self._num_clients - 1}"
+        if self._content_hash is not None and answer.content_hash != self._content_hash:
+            return f"has another data set than the server, as client {answer.client}; give every host the same files"
+        before = self.identities.get(answer.client)
+        if before is not None and answer.content_hash != before.content_hash:
+            return f"has other images than client {answer.client} began with; start a new run with them"
+        return None
+
+    def _too_few(self, needed: int) -> str:
+        runtime = self._config.runtime
+        which = "runtime.min_nodes" if runtime.min_nodes else "one for each of federation.num_clients"
+        if self._refused:
+            node, problem = next(iter(self._refused.items()))
+            return f"node {node} can't take part, and {needed} nodes are wanted ({which}): it {problem}"
+        if len(self._connected) >= needed:
+            silent = len(self._connected) - len(self._nodes)
+            return (
+                f"{silent} of {len(self._connected)} connected nodes didn't tell which client they are within {runtime.reply_timeout_s:g} s "
+                f"(runtime.reply_timeout_s); {len(self._nodes)} can take part, wanted {needed} ({which})"
+            )
+        return f"{len(self._connected)} nodes are connected after {runtime.nodes_timeout_s:g} s (runtime.nodes_timeout_s); wanted {needed} ({which})"
+
+
+def _in_one_line(problem: str) -> str:
+    """Returns a problem without the traceback between its first line and its last."""
+    lines = problem.strip().splitlines()
+    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"

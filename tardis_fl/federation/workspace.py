@@ -62,14 +62,18 @@ def workspace_of(message: Message, context: Context) -> Workspace:
     """Returns the workspace of the configuration that came with a message, on this node.
 
     Raises:
-        RuntimeError: The server is of another version.
+        RuntimeError: The server is of another version, or the node's partition-id is none of its clients.
     """
     instruction = message.content.config_records[INSTRUCTION]
     if instruction["version"] != __version__:
         raise RuntimeError(f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts")
     data_root, config_json = context.node_config.get("data-root"), str(instruction["config"])
-    client = int(context.node_config["partition-id"]) if _parse(config_json).nodes_keep_images else None
-    return open_workspace(config_json, None if data_root is None else str(data_root), client)
+    config, client = _parse(config_json), context.node_config.get("partition-id")
+    if not isinstance(client, int) or not 0 <= client < config.federation.num_clients:
+        raise RuntimeError(
+            f"this node's partition-id is {client!r}; wanted 0 to {config.federation.num_clients - 1} (federation.num_clients), in --node-config"
+        )
+    return open_workspace(config_json, None if data_root is None else str(data_root), client if config.nodes_keep_images else None)
 
 
 @lru_cache(maxsize=1)

@@ -170,6 +170,6 @@ def test_a_node_with_another_copy_of_the_data_is_refused():
                     reply.content.config_records[messages.IDENTITY]["content_hash"] = "other"
             return replies
 
-    with pytest.raises(RunError, match=r"client 1, has another data set than the server; give every host the same files"):
+    with pytest.raises(RunError, match=r"node 2 can't take part.*: it has another data set than the server, as client 1; give every host the same files"):
         meet_nodes(OtherFiles(client_app.app, 3), shared, dataset, print)
     assert meet_nodes(InlineGrid(client_app.app, 3), shared, dataset, print).total_train > 0

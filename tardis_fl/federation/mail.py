@@ -1,0 +1,80 @@
+"""Requests to nodes and their replies, whatever becomes of the nodes meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 2.0
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A grid whose clients work in this process, or in workers of it, and whose states lie here."""
+
+    def states(self) -> Mapping[int, RecordDict]:
+        """Returns the state of each node that has one."""
+
+    def restore_state(self, node_id: int, state: RecordDict) -> None:
+        """Gives a node a state."""
+
+
+class Mail:
+    """A grid's requests and replies.
+
+    Flower 1.41 takes a reply as soon as it is announced and then waits for all its parts, for minutes where the node has died
+    meanwhile, and with it for all others that were asked for together. So replies of real nodes are fetched one by one, by
+    threads that are left behind where they take long.
+
+    Args:
+        grid: Any engine's grid.
+        real: Whether its nodes are other processes, on machines of their own.
+    """
+
+    def __init__(self, grid: Grid, *, real: bool) -> None:
+        self._grid, self._at_once = grid, not real or isinstance(grid, KeepsStates)
+        self._slow: dict[str, Future[list[Message]]] = {}
+
+    def send(self, requests: Sequence[Message]) -> list[str | None]:
+        """Sends requests; returns their ids, None for those that Flower doesn't take."""
+        return list(self._grid.push_messages(requests)) or [None] * len(requests)
+
+    def arrived(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Yields replies to these requests that are there by now; a grid of this process works on one for it."""
+        if self._at_once:
+            replies = list(self._grid.pull_messages(list(message_ids)))
+            while replies:
+                yield replies.pop(0)  # no name is left that would keep a reply, which may be large
+            return
+        for message_id in message_ids:
+            fetch, patience = self._slow.pop(message_id, None), 0.0
+            if fetch is None:
+                fetch, patience = self._fetch(message_id), PATIENCE_SECONDS
+            if wait([fetch], patience).not_done:
+                self._slow[message_id] = fetch
+                continue
+            yield from fetch.result()
+            del fetch
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Lets go of requests whose replies nobody waits for any more."""
+        for message_id in message_ids:
+            self._slow.pop(message_id, None)
+
+    def _fetch(self, message_id: str) -> Future[list[Message]]:
+        fetch = Future[list[Message]]()
+
+        def pull() -> None:
+            try:
+                fetch.set_result(list(self._grid.pull_messages([message_id])))
+            except BaseException as error:
+                fetch.set_exception(error)
+
+        threading.Thread(target=pull, name=f"reply to {message_id}", daemon=True).start()
+        return fetch
