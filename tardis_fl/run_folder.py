@@ -62,7 +62,7 @@ class RunFolder:
         if not resume:
             shutil.rmtree(path / "failures", ignore_errors=True)
         self.past = self._read_past() if resume else None
-        self._sittings = self._read_sittings() if self.past else []
+        self._sittings = self._read_sittings() if self.past or (resume and (path / OURS).exists()) else []
 
     @staticmethod
     def check_free(path: Path, *, resume: bool = False) -> None:
@@ -126,8 +126,22 @@ class RunFolder:
         """Returns what the run depends on beside its configuration."""
         return {
             **machine_facts(), "threads": threads, "workers": crew.workers, "client_threads": crew.client_threads, "precision": precision,
-            "device": device, "commit": _commit(), "data_hash": data_hash,
+            "device": device, "commit": _commit(), "data_hash": data_hash, "rounds_before": self._rounds_before,
         }  # fmt: skip
+
+    @property
+    def begun_rounds(self) -> list[int]:
+        """Rounds that earlier sittings may have begun and did not complete, one for each of these sittings."""
+        return [done + 1 for done in self._rounds_after_sittings if done < self._config.federation.rounds]
+
+    @property
+    def _rounds_before(self) -> int:
+        return len(self.past.rounds) if self.past else 0
+
+    @property
+    def _rounds_after_sittings(self) -> list[int]:
+        """How many rounds were complete after each earlier sitting."""
+        return [*(sitting.get("rounds_before", 0) for sitting in self._sittings[1:]), self._rounds_before] if self._sittings else []
 
     def compare_environment(self, environment: Mapping[str, Any]) -> list[str]:
         """Returns warnings about what differs between this sitting and those before, where a resumed run goes on.
@@ -135,10 +149,11 @@ class RunFolder:
         Raises:
             ConfigError: The data are others.
         """
-        if any(before.get("data_hash") != environment["data_hash"] for before in self._sittings):
+        sittings = [sitting for sitting, done in zip(self._sittings, self._rounds_after_sittings, strict=True) if done]  # the others left nothing
+        if any(before.get("data_hash") != environment["data_hash"] for before in sittings):
             raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
         keys = ("threads", "client_threads", "precision", "device", "versions", "processor", "commit")
-        changed = [key for key in keys if any(before.get(key) != environment[key] for before in self._sittings)]
+        changed = [key for key in keys if any(before.get(key) != environment[key] for before in sittings)]
         if not changed:
             return []
         return [f"this run was interrupted and went on with other {', '.join(changed)}: its last digits may not be those of a run without interruption"]

@@ -120,7 +120,7 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     sums = Sums(trained.sums.temperatures, trained.sums.histograms, trained.sums.num_fit) if trained.sums else None
     deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images, sums=sums)
 
-    report = assemble(config, dataset, trained, costs, deployed, num_fit=trained.num_fit, label_counts=counts, warnings=warnings)
+    report = assemble(config, dataset, trained, costs, deployed, num_fit=trained.num_fit, label_counts=counts, warnings=warnings, begun_rounds=run.begun_rounds)
     run.write_exit_table(evidence.tables)
     evidence.save_crossings(folder)
     normalisation = {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)}

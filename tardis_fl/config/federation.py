@@ -168,7 +168,7 @@ class FederationConfig(Section):
     feature_fraction: PositiveFraction = 1.0
     """Share of a chosen client's training samples whose features travel in a round; the final epochs use all of them."""
     feature_timing: Literal["fresh", "stale"] = "fresh"
-    """fresh: features of the new average, for which its weights travel once more; stale: of the weights the round began with, computed before the local training."""
+    """fresh: features of the new average, for which its weights travel once more; stale: of the weights the round began with, computed before the local training (on the engine deployment after it, for which these weights travel once more)."""
     feature_buffer_rounds: PositiveInt = 1
     """Rounds whose features the server keeps and trains on; 1: only this round's."""
     feature_codec: Codec = "uint8"

@@ -202,10 +202,11 @@ class Config(Section):
 
     @property
     def keeps_features(self) -> bool:
-        """Whether clients compute features before their training, for a request that follows it."""
+        """Whether clients keep features from before their training, for a request that follows it; real nodes would keep them in memory, all of them."""
         federation = self.federation
         asked = federation.server_training == "features" and federation.server_epochs > 0 and not federation.split
-        return federation.feature_timing == "stale" and asked and self.server_start < self.num_segments
+        simulated = self.runtime.engine != "deployment"
+        return federation.feature_timing == "stale" and asked and simulated and self.server_start < self.num_segments
 
     @property
     def calibrates_by_sums(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from tardis_fl.federation.workspace import Workspace, workspace_of
 from tardis_fl.randomness import Purpose, torch_generator
 
 STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
+SECRET = "secret"  # in a real node's state: a number that nobody else has
 
 app = ClientApp(mods=[reply_with_errors])
 
@@ -271,12 +273,20 @@ class _Request:
         indices, generator = self.shared_samples(Purpose.FEATURE_VIEW)
 
         def add_noise(features: Tensor, batch: int) -> Tensor:
-            return noisy(features, federation.feature_noise, torch_generator(self.config.seed, Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
+            return noisy(features, federation.feature_noise, torch_generator(self.noise_seed(), Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
 
         return training_features(
             work.segments[:depth], work.data, indices, codec=federation.feature_codec, generator=generator, precision=work.precision,
             first=first, most_bytes=most_bytes, noise=add_noise if federation.feature_noise else None,
         )  # fmt: skip
+
+    def noise_seed(self) -> int:
+        """Returns the run's seed where nodes are simulated, and else a number that stays on the node: noise that the server can draw hides nothing."""
+        if self.config.runtime.engine != "deployment":
+            return self.config.seed
+        if SECRET not in self.context.state:
+            self.context.state[SECRET] = ConfigRecord({"seed": secrets.randbits(62)})
+        return int(self.context.state.config_records[SECRET]["seed"])  # type: ignore[arg-type]
 
     def shared_samples(self, purpose: Purpose) -> tuple[Indices, torch.Generator]:
         """Returns the training samples whose features are asked for, and the generator that goes on with their views."""

@@ -168,7 +168,7 @@ class FederationServer:
             now.check()
         self._updates.finish()  # with nobody there, a late update of an earlier round may still have come
         if self._trainer and not federation.split and federation.server_epochs:
-            self._train_deeper()
+            self._train_deeper(sent)
         due = federation.evaluate_every and number % federation.evaluate_every == 0
         if due or number == federation.rounds:
             now.validation = self._evaluate()
@@ -324,13 +324,14 @@ class FederationServer:
             now.late.add(client)
         now.train = counts + (now.train or Counts())
 
-    def _train_deeper(self) -> None:
+    def _train_deeper(self, sent: Flat) -> None:
+        """Trains the deeper segments on features of the new average, or, where they are stale, of the weights that the round began with."""
         federation, now = self._config.federation, self._now
         if federation.server_training == "proxy":
             parts = [self._proxy_features()]
         else:
-            stale = federation.feature_timing == "stale"
-            parts = self._collect_features(None if stale else self._weights.flatten(), federation.feature_fraction)
+            weights = self._weights.flatten() if federation.feature_timing == "fresh" else None if self._config.keeps_features else sent
+            parts = self._collect_features(weights, federation.feature_fraction)
         self._buffer.add(now.number, parts)
         now.feature_ages, data = self._buffer.ages(now.number), self._buffer.batches()
         if not data:

@@ -31,9 +31,9 @@ from tardis_fl.report.privacy import privacy_result
 
 def assemble(
     config: Config, dataset: Dataset, trained: Trained, costs: Sequence[SegmentCost], deployed: Deployed, *,
-    num_fit: int, label_counts: npt.NDArray[np.int64], warnings: Sequence[str],
+    num_fit: int, label_counts: npt.NDArray[np.int64], warnings: Sequence[str], begun_rounds: Sequence[int] = (),
 ) -> results.Report:  # fmt: skip
-    """Puts a report together; everything in it was measured or counted before."""
+    """Puts a report together; everything in it was measured or counted before. `begun_rounds`: see `privacy_result`."""
     history = _accuracies(trained.rounds)
     unused = [f"{trained.num_unused} late updates were still on their way after the last round"] if trained.num_unused else []
     return results.Report(
@@ -57,7 +57,7 @@ def assemble(
         ],
         final_epochs=_accuracies(trained.final_epochs),
         clients=results.ClientsResult(label_counts.tolist()),
-        privacy=privacy_result(config, trained),
+        privacy=privacy_result(config, trained, begun_rounds),
         warnings=[*warnings, *unused],
         **deployment_parts(config, costs, deployed, dataset.class_names),
     )  # fmt: skip

@@ -12,13 +12,20 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from tardis_fl.config.federation import PrivacyConfig
+from tardis_fl.data.sources import load_dataset
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation import messages
-from tardis_fl.federation.engines.inline import take_identity
+from tardis_fl.federation import client_app, messages
+from tardis_fl.federation.engines.inline import InlineGrid, take_identity
 from tardis_fl.federation.privacy import check_accountant, noise_std, privacy_spent, private_weights
+from tardis_fl.federation.server_app import meet_nodes
+from tardis_fl.federation.weights import HeldWeights
+from tardis_fl.federation.workspace import new_network
+from tardis_fl.report.privacy import _leaks
+from tardis_fl.simulate import simulate
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.federation.test_rounds import same_weights
+from tests.test_resume import StopError, quiet, stop_after
 
 PRIVATE = ("model.norm=group", "federation.privacy={clip_norm: 0.5, epsilon: 20.0, delta: 1.0e-5}")
 COUNT = 20_000
@@ -112,6 +119,58 @@ def test_noise_on_features_changes_what_the_server_learns_and_nothing_else():
             assert torch.equal(tensor, noisy.network.state_dict()[name]), name
     assert not same_weights(clean, noisy)
     assert clean.ledger.up[messages.FEATURES_KIND] == noisy.ledger.up[messages.FEATURES_KIND]
+
+
+def features_of_a_node(secret_numbers, monkeypatch, *overrides):
+    """Returns the features that a node sends in a round, as often as it draws numbers of its own."""
+    drawn = iter(secret_numbers)
+    monkeypatch.setattr("secrets.randbits", lambda bits: next(drawn))
+    config = small_config("runtime.engine=deployment", "federation.feature_codec=float32", *overrides)
+    fleet = meet_nodes(InlineGrid(client_app.app, 3), config, load_dataset(config), print)
+    weights = HeldWeights(list(new_network(config, 10))).flatten()
+    sent = []
+    for _ in range(2):
+        (reply,) = fleet.ask(messages.FEATURES, [1], round_number=1, weights=weights, max_depth=1, fraction=1.0, first=0)
+        sent.append(messages.unpack_tensors(reply.content.array_records[messages.FEATURES_KIND])["values"])
+    assert torch.equal(*sent), "a question that is asked again gets the same noise"
+    return sent[0]
+
+
+def test_noise_on_features_of_a_real_node_cannot_be_drawn_by_the_server(monkeypatch):
+    noise = "federation.feature_noise=0.5"
+    one, other = features_of_a_node([1], monkeypatch, noise), features_of_a_node([2], monkeypatch, noise)
+    assert not torch.equal(one, other)  # of the same run, seed and round
+    assert torch.equal(one, features_of_a_node([1], monkeypatch, noise))
+    assert torch.equal(features_of_a_node([], monkeypatch), features_of_a_node([], monkeypatch))
+
+
+def test_updates_of_a_round_that_was_begun_twice_are_paid_for_twice_on_real_nodes(tmp_path):
+    def spent(name, *overrides, kills=()):
+        config = small_config(*PRIVATE, "federation.client_depth=3", "federation.rounds=3", *overrides)
+        grid = InlineGrid(client_app.app, 3) if config.runtime.engine == "deployment" else None
+        for number, (method, count) in enumerate(kills):
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(patch, method, count)
+                with pytest.raises(StopError):
+                    simulate(config, tmp_path / name, quiet(), resume=number > 0, grid=grid)
+        return simulate(config, tmp_path / name, quiet(), resume=bool(kills), grid=grid).privacy.local.num_messages
+
+    real, kills = "runtime.engine=deployment", [("append_round", 2), ("append_round", 1)]
+    assert spent("whole", real) == 3
+    assert spent("resumed", real, kills=kills) == 5  # the second round was begun three times
+    assert spent("first", real, kills=[("append_round", 1)]) == 4
+    assert spent("simulated", kills=kills) == 3  # the same updates, bit for bit
+
+
+def test_what_leaves_without_noise_is_named():
+    def leaks(*overrides):
+        return " ".join(leak.what for leak in _leaks(small_config(*overrides)))
+
+    assert "mean and variance of the training images at every norm layer" in leaks("federation.recalibrate_norm=true")
+    assert "mean and variance" not in leaks()
+    assert "with their labels, in evaluations, without noise" in leaks("federation.feature_noise=0.5")
+    assert "how many have which score, without noise" in leaks("federation.calibration=sums")
+    assert "traceback" in leaks("runtime.engine=deployment")
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,19 @@ import pytest
 import torch
 
 from tardis_fl.codecs.quantisers import decode, encode
+from tardis_fl.data.sources import load_dataset
+from tardis_fl.federation import client_app
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.feature_buffer import FeatureBuffer
 from tardis_fl.federation.messages import FeatureBatch
+from tardis_fl.federation.rounds import train_federated
+from tardis_fl.federation.server_app import meet_nodes
 from tardis_fl.federation.split_training import planned_batches
 from tardis_fl.federation.workspace import new_network, open_workspace
 from tardis_fl.randomness import Purpose, torch_generator
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
+from tests.federation.test_rounds import same_weights
 from tests.reference.federation import split_step_by_step
 
 
@@ -84,6 +90,17 @@ def test_stale_features_are_of_the_weights_the_round_began_with(monkeypatch):
     fresh = federate(small_config(*base))
     assert stale.ledger.down["weights"] < fresh.ledger.down["weights"]  # they need no weights of their own
     assert stale.ledger.up["features"] == fresh.ledger.up["features"]
+
+
+def test_real_nodes_compute_stale_features_when_they_are_asked_and_keep_none():
+    """A shard's features would stay in a SuperNode's memory; computed again they are the same, for which weights travel once more."""
+    overrides = ("federation.feature_timing=stale", "federation.server_epochs=1", "federation.feature_fraction=0.7", "data.augment=true")
+    config, grid = small_config(*overrides, "runtime.engine=deployment"), InlineGrid(client_app.app, 3)
+    real = train_federated(meet_nodes(grid, config, load_dataset(config), print), config, Recorder())
+    simulated = federate(small_config(*overrides))
+    assert same_weights(real, simulated)
+    assert not grid.states()
+    assert real.ledger.down["weights"] > simulated.ledger.down["weights"]
 
 
 def test_proxy_images_belong_to_nobody_and_no_features_travel_for_training():
