@@ -13,6 +13,12 @@ from tardis_fl.local_deployment.certificates import write_certificates
 from tardis_fl.local_deployment.deployment import LocalDeployment
 
 REPLY_TIMEOUT, SLACK = 30.0, 10.0  # seconds: runtime.reply_timeout_s of the small run, and what may come on top of it
+SENDS_FEATURES, SENT = "Sending: query.features", "Sent successfully"  # in a SuperNode's log
+SECONDS_TO_ANNOUNCE = 0.2
+LARGE_REPLIES = (  # 29 MB of features in one message from each node
+    "data.synthetic.num_train=1500", "model.backbone=resnet20", "model.width=32", "model.cuts=[stem, layer2_0]", "federation.client_depth=1",
+    "federation.rounds=1", "federation.server_epochs=1", "federation.feature_codec=float32", "federation.piece_bytes=536870912",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,26 @@ def _killed_before_it_replies(folder: Path) -> Outcome:
         stage.kill(1)
 
     return perform(folder, act)
+
+
+def _killed_while_it_sends(folder: Path) -> Outcome:
+    """Flower has announced its reply of tens of megabytes to the server, and waits for the rest of it."""
+
+    def act(stage: Stage) -> None:
+        log = stage.deployment.folder / "node_1.log"
+        stage.await_that(lambda: log.exists() and SENDS_FEATURES in log.read_text(), "node 1 to send features")
+        time.sleep(SECONDS_TO_ANNOUNCE)
+        stage.kill(1)
+        if SENT in log.read_text().partition(SENDS_FEATURES)[2]:
+            raise TimeoutError("node 1 had sent all when it was killed; give it more to send")
+        killed, screen = time.monotonic(), stage.deployment.folder / "follow" / "screen.txt"
+        stage.await_that(lambda: "failed in features" in screen.read_text(), "the server to give node 1 up")
+        waited = time.monotonic() - killed
+        stage.tell(f"the server gives it up after {waited:.0f} s")
+        if waited > REPLY_TIMEOUT + SLACK:
+            raise TimeoutError(f"the server waited {waited:.0f} s for node 1")
+
+    return perform(folder, act, overrides=LARGE_REPLIES)
 
 
 def _killed_between_rounds(folder: Path) -> Outcome:
@@ -191,6 +217,12 @@ SCENARIOS = [
         "client 1 drops out from round 2 or 3 on, the run ends well",
         _killed_before_it_replies,
         lambda outcome: _went_on_without(1, [2, 3, 4], total=4)(outcome) or _went_on_without(1, [3, 4], total=4)(outcome),
+    ),
+    Scenario(
+        "killed_while_it_sends",
+        "client 1 drops out within the timeout, the run ends well",
+        _killed_while_it_sends,
+        lambda outcome: outcome.error is None and outcome.failures == [(1, 1, "dropout")],
     ),
     Scenario("killed_between_rounds", "client 1 drops out and is back when its node is", _killed_between_rounds, _went_on_after_some(1, total=5)),
     Scenario("joins_late", "client 2 drops out until its node joins", _joins_late, _went_on_after_some(2, total=4)),
