@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.federation import AggregationConfig
-from tardis_fl.federation.robust import Median, TrimmedMean, check_kinds, check_weight, kinds_of
+from tardis_fl.federation.robust import CHUNK_VALUES, Median, TrimmedMean, check_kinds, check_weight, kinds_of
 
 
 class Aggregator(Protocol):
@@ -79,7 +79,7 @@ class WeightedMean:
                 self._weights[key] = num_samples
                 continue
             if tensor.is_floating_point():
-                self._totals[key].add_(tensor, alpha=num_samples)  # in float64, as the sum is
+                _add_scaled(self._totals[key], tensor, num_samples)
             else:
                 torch.maximum(self._totals[key], tensor, out=self._totals[key])
             self._weights[key] += num_samples
@@ -140,3 +140,16 @@ class WeightedMean:
 
     def _kinds(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
         return {key: (total.shape, self._dtypes[key]) for key, total in self._totals.items()}
+
+
+def _add_scaled(total: Tensor, values: Tensor, factor: float) -> None:
+    """Adds values times a factor to float64 totals, in float64.
+
+    In pieces, since PyTorch makes a float64 copy of what it adds, and a large new one takes several times as long as the sum.
+    """
+    if values.numel() <= CHUNK_VALUES:
+        total.add_(values, alpha=factor)
+        return
+    rows = max(1, CHUNK_VALUES * len(values) // values.numel())
+    for part, added in zip(total.split(rows), values.split(rows), strict=True):
+        part.add_(added, alpha=factor)

@@ -64,7 +64,7 @@ def _from_array(array: Array) -> npt.NDArray[np.generic]:
     if array.stype == NPY:
         dtype = np.dtype(array.dtype)
         header = _npy_header(dtype.str, tuple(array.shape))
-        if array.data.startswith(header):
+        if memoryview(array.data)[: len(header)] == header:
             found = np.frombuffer(array.data, dtype=dtype, offset=len(header)).reshape(array.shape)
             return found if found.flags.writeable else found.copy()
     return array.numpy()

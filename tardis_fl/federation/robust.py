@@ -188,7 +188,8 @@ def clip_update(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], m
 def update_norm(update: Mapping[str, Tensor], reference: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> float:
     """Returns the L2 norm of the change of all parameters that an update holds; see `clip_update`.
 
-    A mask that is None stands for parameters alone. It is infinite or not a number where the parameters are.
+    A mask may also be of ones and zeros, which is faster, or None for parameters alone. The norm is infinite or not a number where
+    the parameters are.
     """
     return _joint_norm((difference, mask) for key in _floating(update) for difference, mask in _differences(update[key], reference[key], masks[key]))
 
@@ -200,6 +201,9 @@ def parameters_norm(reference: Mapping[str, Tensor], masks: Mapping[str, Tensor 
 
 def _differences(values: Tensor, start: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yields the change and its mask in pieces that stay in the processor's cache."""
+    if values.numel() <= CHUNK_VALUES:
+        yield values - start, mask
+        return
     masks = itertools.repeat(None) if mask is None else mask.reshape(-1).split(CHUNK_VALUES)
     for new, old, part in zip(values.reshape(-1).split(CHUNK_VALUES), start.reshape(-1).split(CHUNK_VALUES), masks, strict=False):
         yield new - old, part
@@ -210,9 +214,18 @@ def _floating(update: Mapping[str, Tensor]) -> list[str]:
 
 
 def _joint_norm(parts: Iterable[tuple[Tensor, Tensor | None]]) -> float:
-    # masked by a where: indexing with a mask took longer than the sum; fsum: the same bits whatever the order of the keys
-    norms = (_norm(values if mask is None else torch.where(mask, values, 0)) for values, mask in parts)
+    norms = (_norm(values if mask is None else _masked(values, mask)) for values, mask in parts)
+    # fsum: the same bits whatever the order of the keys
     return math.sqrt(math.fsum(norm * norm for norm in norms))
+
+
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns zeros where a mask is 0 or False; ones and zeros of the values' type take a seventh of the time of True and False."""
+    if mask.dtype != torch.bool:
+        masked = values * mask
+        if math.isfinite(masked.sum()):  # else something masked may be infinite, which times 0 isn't 0
+            return masked
+    return torch.where(mask.bool(), values, 0)
 
 
 def _norm(values: Tensor) -> float:

@@ -25,7 +25,7 @@ class Updates:
 
     def __init__(self, weights: HeldWeights, config: Config) -> None:
         self._weights, self._federation = weights, config.federation
-        self._norm_masks = {key: None if mask.all() else mask for key, mask in weights.parameters.items()}
+        self._norm_masks = {key: None if mask.all() else mask.float() for key, mask in weights.parameters.items()}
         self._optimizer = ServerOptimizer(config.federation.aggregation, weights.parameters)
         self._late: dict[int, WeightedMean] = {}
         self._aggregator: Aggregator = WeightedMean()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tardis_fl.config.federation import AggregationConfig
-from tardis_fl.federation import robust
+from tardis_fl.federation import aggregation, robust
 from tardis_fl.federation.aggregation import WeightedMean, build_aggregator
 from tardis_fl.federation.robust import Median, TrimmedMean, clip_update, num_trimmed, parameters_norm, update_norm
 from tests.reference import aggregation as slow
@@ -295,6 +295,15 @@ def test_chunks_do_not_show(rule, chunk_values, monkeypatch):
         torch.testing.assert_close(result_of(RULES[rule](), updates)[key], expected, rtol=2e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("chunk_values", [1, 3, 4])
+def test_a_mean_in_chunks_is_the_mean_bit_for_bit(chunk_values, monkeypatch):
+    updates = uneven_updates(1, [2, 3, 5])
+    whole = result_of(WeightedMean(), updates)
+    monkeypatch.setattr(aggregation, "CHUNK_VALUES", chunk_values)
+    for key, values in result_of(WeightedMean(), updates).items():
+        assert torch.equal(values, whole[key])
+
+
 # clipping
 
 REFERENCE = {"0.float32": torch.tensor([1.0, 1.0, 5.0]), "0.int64": torch.tensor([2]), "1.float32": torch.tensor([0.0, 7.0]), "2.float32": torch.tensor([8.0])}
@@ -309,6 +318,9 @@ def test_norms_by_hand():
     assert parameters_norm(REFERENCE, MASKS, UPDATE) == pytest.approx(math.sqrt(2), rel=1e-15)
     assert parameters_norm(REFERENCE, MASKS, ["2.float32", "0.int64"]) == 8.0
     assert update_norm({}, REFERENCE, MASKS) == parameters_norm(REFERENCE, MASKS, []) == 0.0
+    ones_and_zeros = {key: mask.float() for key, mask in MASKS.items()}
+    assert update_norm(UPDATE, REFERENCE, ones_and_zeros) == 7.0
+    assert update_norm({**UPDATE, "0.float32": torch.tensor([3.0, 4.0, math.inf])}, REFERENCE, ones_and_zeros) == 7.0
 
 
 def test_clipping_by_hand():

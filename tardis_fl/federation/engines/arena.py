@@ -10,12 +10,16 @@ import mmap
 import os
 import pickle
 import tempfile
+import weakref
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Array
 
 HALF_BYTES = 128 * 2**20  # of addresses; memory only where something was written. What doesn't fit goes through the socket
 WORTH_IT_BYTES = 64 * 2**10
+SPARE_BYTES = 64 * 2**20  # of memory kept for contents to come
 
 
 class Arena:
@@ -29,6 +33,7 @@ class Arena:
         self.file_descriptor = _new_memory() if file_descriptor is None else file_descriptor
         self._memory = mmap.mmap(self.file_descriptor, 2 * HALF_BYTES)
         self._half, self._used = 0, 0
+        self._spare: list[npt.NDArray[np.uint8]] = []
 
     def dump(self, what: Any) -> bytes:
         """Pickles something; the contents of large arrays stay here until the call after the next."""
@@ -50,9 +55,19 @@ class Arena:
         self._used += len(content)
         return begin
 
-    def get(self, begin: int, length: int) -> bytearray:
-        """Returns a copy of a content."""
-        return bytearray(memoryview(self._memory)[begin : begin + length])
+    def get(self, begin: int, length: int) -> npt.NDArray[np.uint8]:
+        """Returns a copy of a content; its memory is used again when nobody has it any more, since new memory takes longer to get than to fill."""
+        place = next((number for number, spare in enumerate(self._spare) if len(spare) == length), None)
+        memory = np.empty(length, np.uint8) if place is None else self._spare.pop(place)
+        memory[:] = np.frombuffer(self._memory, np.uint8, length, begin)
+        content = memory.view()
+        weakref.finalize(content, self._take_back, memory)
+        return content
+
+    def _take_back(self, memory: npt.NDArray[np.uint8]) -> None:
+        self._spare.append(memory)
+        while sum(map(len, self._spare)) > SPARE_BYTES:
+            self._spare.pop(0)
 
     def close(self) -> None:
         """Lets go of the memory."""
