@@ -64,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
         request.segments, work.data, request.shard.train, config=work.config, learning_rate=request.learning_rate,
         generator=request.generator(Purpose.LOCAL_TRAINING), precision=work.precision, lesson=request.lesson(),
     )  # fmt: skip
-    content = request.update(work.weights.flatten(request.trained_keys), counts, start=request.received)
+    content = request.update(work.weights.flatten(request.trained_keys, copy=False), counts, start=request.received)
     request.keep_own_norms()
     return Message(content, reply_to=message)
 

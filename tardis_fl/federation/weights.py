@@ -70,11 +70,11 @@ class HeldWeights:
                 found.append(key)
         return found
 
-    def flatten(self, keys: Iterable[str] | None = None) -> Flat:
-        """Returns copies of the current weights, on the CPU."""
+    def flatten(self, keys: Iterable[str] | None = None, *, copy: bool = True) -> Flat:
+        """Returns copies of the current weights, on the CPU; with `copy=False` they may be the live ones, for whoever packs them at once."""
         wanted = self._names if keys is None else keys
         if self._storage is not None:
-            return {key: self._storage[key].clone().cpu() for key in wanted}
+            return {key: (self._storage[key].clone() if copy else self._storage[key]).cpu() for key in wanted}
         return {key: torch.cat([_in_memory_order(self._live[name].detach()) for name in self._names[key]]).cpu() for key in wanted}
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
