@@ -62,13 +62,14 @@ def _run(grid: Grid, config_path: str, overrides: list[str], output: str, *, res
 
 
 def read_config(path: str, overrides: list[str]) -> Config:
-    """Reads a configuration from this machine, or from the app that Flower has unpacked here; its engine is `deployment`.
+    """Reads a configuration from the app that Flower has unpacked here, or else from this machine; its engine is `deployment`.
 
     Raises:
         ConfigError: There is no such file, or something is wrong in it.
     """
-    places = [Path(path), *(Path(place) / path for place in sys.path if place)]
+    places = [*(Path(place) / path for place in sys.path if place), Path(path)]  # of an absolute path they are all the same
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ConfigError(f"run config `config`: got {path!r}, no file on this machine (in {Path.cwd()}) or in the app; wanted a YAML's path")
+        raise ConfigError(f"run config `config`: got {path!r}, no file in the app or on this machine (in {Path.cwd()}); wanted a YAML's path")
+    print(f"configuration: {found.resolve()}", flush=True)
     return load_config(found, [*overrides, "runtime.engine=deployment"])

@@ -202,5 +202,17 @@ def test_the_project_is_a_flower_app_that_carries_its_configurations(tmp_path):
 
 
 def test_a_configuration_that_is_nowhere_is_named():
-    with pytest.raises(ConfigError, match=r"run config `config`: got 'nowhere.yaml', no file on this machine .* or in the app; wanted a YAML's path"):
+    with pytest.raises(ConfigError, match=r"run config `config`: got 'nowhere.yaml', no file in the app or on this machine \(in .*\); wanted a YAML's path"):
         read_config("nowhere.yaml", [])
+
+
+def test_the_configuration_of_the_submitted_app_wins_over_one_of_the_same_name_where_the_server_runs(tmp_path, monkeypatch, capsys):
+    for place in ("app", "server"):
+        (tmp_path / place / "configs").mkdir(parents=True)
+        (tmp_path / place / "configs" / "mine.yaml").write_text(SMALL.replace("name: small", f"name: of_the_{place}"))
+    monkeypatch.chdir(tmp_path / "server")
+    assert read_config("configs/mine.yaml", []).name == "of_the_server"
+    monkeypatch.syspath_prepend(tmp_path / "app")
+    assert read_config("configs/mine.yaml", []).name == "of_the_app"
+    assert capsys.readouterr().out.splitlines()[-1] == f"configuration: {tmp_path / 'app' / 'configs' / 'mine.yaml'}"
+    assert read_config(str(tmp_path / "server" / "configs" / "mine.yaml"), []).name == "of_the_server"

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from tardis_fl.config.consistency import warnings_about
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.engines import check_engine
+from tardis_fl.federation.engines import check_engine, ray_engine
 from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
 from tests.conftest import ROOT, small_config
 from tests.federation.conftest import Recorder, federate, fingerprint
@@ -156,6 +159,30 @@ def test_ray_gives_the_weights_of_the_inline_engine_and_shows_a_clients_own_erro
     inline, ray = federate(small_config(*overrides), recorder), on_ray(*overrides)
     assert ray["fingerprint"] == fingerprint(inline)
     assert ray["failures"] == [[failure.client, failure.details] for failure in recorder.failures] != []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_a_ray_cluster_that_is_there_is_used_and_left_running():
+    overrides = ("runtime.threads=1", "federation.rounds=1", "federation.evaluate_every=0", "federation.final_server_epochs=0")
+    assert on_ray("--cluster", *overrides)["fingerprint"] == fingerprint(federate(small_config(*overrides)))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_what_ends_flowers_simulation_engine_is_said_in_one_line_and_nothing_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(ray_engine, "_start_ray", lambda address, workers: None)
+    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waited.append(timeout))
+
+    def fail(*arguments, **options):
+        try:
+            raise ValueError("no resources\nfor anyone")
+        except ValueError as error:
+            raise RuntimeError("An error was encountered. Ending simulation.") from error
+
+    monkeypatch.setattr("flwr.simulation.run_simulation", fail)
+    with pytest.raises(RunError, match=r"^Flower's simulation engine ended the run: no resources$"):
+        ray_engine.run_on_ray(ServerApp(), ClientApp(), small_config("runtime.engine=ray"), workers=1)
+    assert ray_engine.SERVER_SECONDS_TO_END not in waited
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")

@@ -43,22 +43,27 @@ def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, 
         workers: Clients that train at a time, each with one thread; a cluster that is already there has its own number.
 
     Raises:
-        RunError: Ray isn't installed, can't be started, or there is no cluster at `runtime.ray_address`.
+        RunError: Ray isn't installed, can't be started or fails, or there is no cluster at `runtime.ray_address`.
     """
     check_ray()
     from flwr.simulation import run_simulation
 
     stop = threading.Event()
-    stoppable, finished = _stoppable(server_app, stop)
+    stoppable, began, finished = _stoppable(server_app, stop)
     with _quiet_flower():
         try:
             _start_ray(config.runtime.ray_address, workers)
             run_simulation(
                 stoppable, client_app, config.federation.num_clients, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {}}
             )
+        except RuntimeError as error:
+            if error.__cause__ is None:
+                raise
+            raise RunError(f"Flower's simulation engine ended the run: {_first_line(error.__cause__)}") from error
         finally:
             stop.set()  # Flower lets its server thread run on where this one was interrupted
-            finished.wait(SERVER_SECONDS_TO_END)
+            if began.is_set():
+                finished.wait(SERVER_SECONDS_TO_END)
             _stop_ray()
 
 
@@ -68,13 +73,17 @@ def _start_ray(address: str | None, workers: int) -> None:
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), MOST_THREADS: "1", "FLWR_TELEMETRY_ENABLED": "0"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of it otherwise
-    machine = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+    machine = {"address": address} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
     try:
         _knock(address)
         ray.init(runtime_env={"env_vars": environment}, logging_level="ERROR", log_to_driver=False, **machine)
     except Exception as error:
         where = f"no Ray cluster answers at runtime.ray_address {address}" if address else "Ray can't be started here"
-        raise RunError(f"{where}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}") from None
+        raise RunError(f"{where}: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _knock(address: str | None) -> None:
@@ -91,12 +100,13 @@ def _stop_ray() -> None:
         ray.shutdown()
 
 
-def _stoppable(server_app: ServerApp, stop: threading.Event) -> tuple[ServerApp, threading.Event]:
-    """Returns the app with a grid that gives up when `stop` is set, and an event that tells that its main has ended."""
-    wrapped, finished = ServerApp(), threading.Event()
+def _stoppable(server_app: ServerApp, stop: threading.Event) -> tuple[ServerApp, threading.Event, threading.Event]:
+    """Returns the app with a grid that gives up when `stop` is set, and events that tell that its main has begun and ended."""
+    wrapped, began, finished = ServerApp(), threading.Event(), threading.Event()
 
     @wrapped.main()
     def main(grid: Grid, context: Context) -> None:
+        began.set()
         original = grid.pull_messages
 
         def pull_messages(message_ids):
@@ -110,7 +120,7 @@ def _stoppable(server_app: ServerApp, stop: threading.Event) -> tuple[ServerApp,
         finally:
             finished.set()
 
-    return wrapped, finished
+    return wrapped, began, finished
 
 
 @contextmanager
