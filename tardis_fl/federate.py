@@ -67,7 +67,7 @@ def federate(config: Config, folder: Path, *, num_nodes: int | None, secure: boo
                 deployment.submit(run)
                 _follow(deployment, follow)
         finally:
-            if folder.exists():
+            if RunFolder.holds_run(folder):
                 (folder / LOGS).mkdir(exist_ok=True)
                 for log in deployment.logs:
                     shutil.copy(log, folder / LOGS / log.name)

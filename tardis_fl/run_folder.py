@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from tardis_fl.atomic import write_bytes, write_json, write_text
 from tardis_fl.config.schema import Config
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 MARKS = ("rounds.jsonl", "report.json")  # a folder of ours without them holds no complete round, and may be used again
 OURS = "environment.json"
+LOCK = ".lock"
 REPORTS = ("report.json", "report.md", "report.html")
 ROUND_CHECKPOINT = Path("checkpoint") / "round.safetensors"
 EPOCH_CHECKPOINT = Path("checkpoint") / "final_epoch.safetensors"
@@ -38,6 +41,8 @@ PACKAGES = ("tardis_fl", "torch", "torchvision", "flwr", "flwr-datasets", "numpy
 
 class RunFolder:
     """Writes into one run's folder; every file is replaced atomically or grows by whole lines.
+
+    As a context manager it keeps other processes out until its end.
 
     Args:
         path: The folder. Made here.
@@ -49,7 +54,7 @@ class RunFolder:
 
     Raises:
         ConfigError: The folder holds another run, or a checkpoint of another configuration.
-        RunError: The folder can't be written, or what a run goes on from is damaged.
+        RunError: The folder can't be written, another process writes into it, or what a run goes on from is damaged.
     """
 
     def __init__(self, path: Path, config: Config, *, resume: bool = False) -> None:
@@ -57,12 +62,23 @@ class RunFolder:
         self.check_free(path, resume=resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path / LOCK)
         except OSError as error:
-            raise RunError(f"{path}: can't make this folder ({error.strerror or error}); choose another with --output DIR") from None
-        if not resume:
-            shutil.rmtree(path / "failures", ignore_errors=True)
-        self.past = self._read_past() if resume else None
-        self._sittings = self._read_sittings() if self.past or (resume and (path / OURS).exists()) else []
+            raise RunError(f"{path}: can't make this folder or write into it ({error.strerror or error}); choose another with --output DIR") from None
+        try:
+            if not resume:
+                shutil.rmtree(path / "failures", ignore_errors=True)
+            self.past = self._read_past() if resume else None
+            self._sittings = self._read_sittings() if self.past or (resume and (path / OURS).exists()) else []
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
     @staticmethod
     def check_free(path: Path, *, resume: bool = False) -> None:
@@ -73,12 +89,17 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file; wanted a folder for the run, see --output")
-        if path.is_dir() and any(path.iterdir()) and not (path / OURS).exists() and not any((path / mark).exists() for mark in MARKS):
+        if path.is_dir() and any(item.name != LOCK for item in path.iterdir()) and not RunFolder.holds_run(path):
             raise ConfigError(f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)")
         if any((path / mark).exists() for mark in MARKS) and not resume:
             raise ConfigError(
                 f"{path}: holds another run{_describe(path)}. Go on with it (--resume), choose another name (--name NAME) or folder (--output DIR), or move it away."
             )
+
+    @staticmethod
+    def holds_run(path: Path) -> bool:
+        """Whether a run has begun in a folder."""
+        return any((path / name).exists() for name in (OURS, *MARKS))
 
     def _read_past(self) -> Past | None:
         """Returns where an interrupted run goes on; None where no round is complete.
@@ -249,6 +270,21 @@ class RunFolder:
         write_json(self.path / "report.json", report)
         write_text(self.path / "report.md", markdown)
         write_text(self.path / "report.html", html)
+
+
+def _lock(path: Path) -> FileLock:
+    """Takes a lock that ends with its process.
+
+    Raises:
+        RunError: Another one has it.
+    """
+    lock = FileLock(path)
+    try:
+        with contextlib.suppress(NotImplementedError):  # not every file system knows locks
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{path.parent}: another process writes this run; wait for its end or stop it, or choose another name (--name NAME)") from None
+    return lock
 
 
 def machine_facts() -> dict[str, Any]:

@@ -98,36 +98,38 @@ def simulate(config: Config, folder: Path, screen: Screen, *, resume: bool = Fal
     )  # fmt: skip
     screen.summary(config, dataset, counts, costs, work, crew=crew, threads=threads, precision=precision, warnings=warnings)
 
-    run = RunFolder(folder, config, resume=resume)
-    environment = run.describe_environment(threads=threads, crew=crew, precision=precision, device=device.type, data_hash=dataset.content_hash)
-    if run.past is not None:
-        warnings += run.compare_environment(environment)
-        screen.resuming(run.past)
-    run.begin(environment)
-    run.write_partition(shards)
-    received: list[Trained] = []
-    with screen.training(config, work, run) as listener:
-        if fleet is None:
-            run_apps(build_server_app(config, listener, received.append, run.past), config, workers=crew.workers)
-        else:
-            received.append(train_federated(fleet, config, listener, run.past))
-    trained = received.pop()
+    with RunFolder(folder, config, resume=resume) as run:
+        environment = run.describe_environment(threads=threads, crew=crew, precision=precision, device=device.type, data_hash=dataset.content_hash)
+        if run.past is not None:
+            warnings += run.compare_environment(environment)
+            screen.resuming(run.past)
+        run.begin(environment)
+        run.write_partition(shards)
+        received: list[Trained] = []
+        with screen.training(config, work, run) as listener:
+            if fleet is None:
+                run_apps(build_server_app(config, listener, received.append, run.past), config, workers=crew.workers)
+            else:
+                received.append(train_federated(fleet, config, listener, run.past))
+        trained = received.pop()
 
-    screen.doing("calibrating and deploying")
-    network = trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
-    evidence = Evidence.gather(list(network), dataset, config.deployment.feature_codec, fit=trained.fit, calibrate=trained.calibrate)
-    images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
-    sums = Sums(trained.sums.temperatures, trained.sums.histograms, trained.sums.num_fit) if trained.sums else None
-    deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images, sums=sums)
+        screen.doing("calibrating and deploying")
+        network = trained.network.cpu()  # a deployment's tiers are other machines: decided and replayed on the processor
+        evidence = Evidence.gather(list(network), dataset, config.deployment.feature_codec, fit=trained.fit, calibrate=trained.calibrate)
+        images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
+        sums = Sums(trained.sums.temperatures, trained.sums.histograms, trained.sums.num_fit) if trained.sums else None
+        deployed = deploy_and_measure(config, evidence, costs, image_bytes=dataset.train.image_bytes, network=network, images=images, sums=sums)
 
-    report = assemble(config, dataset, trained, costs, deployed, num_fit=trained.num_fit, label_counts=counts, warnings=warnings, begun_rounds=run.begun_rounds)
-    run.write_exit_table(evidence.tables)
-    evidence.save_crossings(folder)
-    normalisation = {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)}
-    save_rule(folder / "model", network, deployed.rule, description={**model_description(config, report), "normalisation": normalisation})
-    run.write_reports(report.to_json(), render_markdown(report), render_html(report))
-    screen.results(report, folder)
-    return report
+        report = assemble(
+            config, dataset, trained, costs, deployed, num_fit=trained.num_fit, label_counts=counts, warnings=warnings, begun_rounds=run.begun_rounds
+        )
+        run.write_exit_table(evidence.tables)
+        evidence.save_crossings(folder)
+        normalisation = {"mean": list(dataset.normalisation.mean), "std": list(dataset.normalisation.deviation)}
+        save_rule(folder / "model", network, deployed.rule, description={**model_description(config, report), "normalisation": normalisation})
+        run.write_reports(report.to_json(), render_markdown(report), render_html(report))
+        screen.results(report, folder)
+        return report
 
 
 if __name__ == "__main__":

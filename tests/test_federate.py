@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -144,20 +145,49 @@ def test_a_program_that_ends_at_once_is_shown_with_the_end_of_its_log(tmp_path):
         program.await_port(1)
 
 
-def test_an_expired_certificate_keeps_the_command_out(tmp_path):
-    """A SuperLink with a certificate of the last year: the run can't even be submitted."""
-    last_year = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365)
+@pytest.fixture
+def secured(tmp_path):
+    """A SuperLink with TLS that isn't started yet, and can be given other certificates."""
     deployment = LocalDeployment(tmp_path, 0, secure=True)
     deployment._write_files()
+    yield deployment
+    deployment._end()
+
+
+def test_an_expired_certificate_keeps_the_command_out(secured, tmp_path):
+    """A SuperLink with a certificate of the last year: the run can't even be submitted."""
+    last_year = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365)
     for name in ("ca.crt", "server.crt", "server.key"):
         (tmp_path / name).unlink()
     write_certificates(tmp_path, valid_from=last_year, valid=datetime.timedelta(days=30))
-    try:
-        deployment.start_superlink()
-        with pytest.raises(RunError, match=r"`flwr ls` failed"):
-            deployment.flwr("ls", "local")
-    finally:
-        deployment._end()
+    secured.start_superlink()
+    with pytest.raises(RunError, match=r"(?s)`flwr ls` failed.*Connection to the SuperLink is unavailable"):
+        secured.flwr("ls", "local")  # which doesn't tell why
+    trusting = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+    with socket.create_connection(("127.0.0.1", secured.port), 10) as plain, pytest.raises(ssl.SSLCertVerificationError, match="certificate has expired"):
+        trusting.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_a_valid_certificate_lets_the_command_in(secured):
+    secured.start_superlink()
+    assert secured.flwr("ls", "local")["success"] is True
+
+
+def test_a_command_that_does_not_end_is_named(secured, monkeypatch):
+    monkeypatch.setattr("tardis_fl.local_deployment.deployment.COMMAND_SECONDS", 0.05)
+    with pytest.raises(RunError, match=r"`flwr ls` doesn't end within 0.05 s; does the SuperLink answer\?"):
+        secured.flwr("ls", "local")
+
+
+def test_a_run_that_failed_before_it_began_leaves_its_folder_free(tmp_path, monkeypatch):
+    def refuse(self, run_config):
+        raise RunError("`flwr run` failed: no")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(LocalDeployment, "submit", refuse)
+    with pytest.raises(RunError, match="`flwr run` failed: no"):
+        federate(small_config(), tmp_path / "run", num_nodes=None, secure=False, port=None, resume=False)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_private_keys_are_readable_by_their_owner_alone(tmp_path):

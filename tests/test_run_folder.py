@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from tardis_fl.federation.engines.crew import Crew
 from tardis_fl.federation.events import Failure, RoundRecord
 from tardis_fl.federation.messages import Counts
 from tardis_fl.run_folder import RunFolder
-from tests.conftest import small_config
+from tests.conftest import ROOT, small_config
 
 RECORD = RoundRecord(
     round=1, clients=(0, 2), failures=(Failure(1, 2, "train", "error", "E: x", "trace"),), num_late=0, num_repeated=1, learning_rate=0.1,
@@ -38,9 +40,9 @@ def test_a_folder_with_another_run_is_refused_and_says_what_to_do(tmp_path):
 
 
 def test_a_run_that_never_completed_a_round_does_not_block_its_folder(tmp_path):
-    folder = RunFolder(tmp_path / "run", small_config())
-    folder.begin(folder.describe_environment(threads=1, crew=Crew(1, 1, ""), precision="float32", device="cpu", data_hash="x"))
-    folder.write_failure(RECORD.failures[0])
+    with RunFolder(tmp_path / "run", small_config()) as folder:
+        folder.begin(folder.describe_environment(threads=1, crew=Crew(1, 1, ""), precision="float32", device="cpu", data_hash="x"))
+        folder.write_failure(RECORD.failures[0])
     RunFolder(tmp_path / "run", small_config())
     assert not (tmp_path / "run" / "failures").exists()
 
@@ -84,3 +86,21 @@ def test_a_full_disk_leaves_the_previous_file_whole(tmp_path, monkeypatch):
 def test_numbers_that_json_does_not_have_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"a": float("nan")})
+
+
+def test_a_folder_that_another_run_writes_is_refused_until_its_end(tmp_path):
+    with RunFolder(tmp_path / "run", small_config()) as run:
+        with pytest.raises(RunError, match=r"run: another process writes this run; wait for its end or stop it, or choose another name \(--name NAME\)"):
+            RunFolder(tmp_path / "run", small_config(), resume=True)
+        run.append_round(RECORD)
+    with RunFolder(tmp_path / "run", small_config(), resume=True):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    code = "import sys, os, signal; from pathlib import Path; from tests.conftest import ROOT, small_config; from tardis_fl.run_folder import RunFolder; "
+    code += "run = RunFolder(Path(sys.argv[1]), small_config()); print('has it', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert killed.stdout == "has it\n"
+    with RunFolder(tmp_path / "run", small_config()):
+        pass

@@ -15,6 +15,7 @@ from tardis_fl.local_deployment.certificates import write_certificates, write_no
 from tardis_fl.local_deployment.processes import QUIET, Program, end_all, free_ports, is_listening
 
 CONNECTION = "local"
+COMMAND_SECONDS = 120.0
 APP = """
 [project]
 name = "tardis-fl-run"
@@ -135,11 +136,14 @@ class LocalDeployment:
         """Runs Flower's command against the SuperLink; returns what it answers.
 
         Raises:
-            RunError: It fails; with its message.
+            RunError: It fails, with its message, or doesn't end.
         """
         environment = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "superlink")}
         command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise RunError(f"`flwr {arguments[0]}` doesn't end within {COMMAND_SECONDS:g} s; does the SuperLink answer?") from None
         try:
             answer = json.loads(done.stdout)
         except ValueError:
