@@ -89,11 +89,7 @@ class Stage:
 
     def processes(self, node: int) -> list[psutil.Process]:
         """Returns the processes of a node, the SuperNode first."""
-        try:
-            supernode = psutil.Process(self.deployment.nodes[node].pid)
-            return [supernode, *supernode.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        return _tree(self.deployment.nodes[node].pid)
 
     def kill(self, node: int) -> None:
         """Ends all processes of a node with SIGKILL."""
@@ -167,7 +163,7 @@ def perform(
             _follow(deployment, follow)
         except TardisError as caught:
             error = str(caught)
-        known = [process for number in deployment.nodes for process in stage.processes(number)]
+        known = [process for number in deployment.nodes for process in stage.processes(number)] + _tree(deployment.superlink.pid)
     left_behind = sum(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in known)
     records = stage.rounds()
     failures = [(record["round"], failure["client"], failure["kind"]) for record in records for failure in record["failures"]]
@@ -196,9 +192,19 @@ def _thread_of(stage: Stage, act: Callable[[Stage], None]):
     yield thread.start
     over.set()
     if thread.ident is not None:
-        acted.wait(PATIENCE_SECONDS)
+        if not acted.wait(PATIENCE_SECONDS):
+            raise TimeoutError(f"the run is over, and {act.__qualname__} isn't after {PATIENCE_SECONDS:g} s more")
     if problems:
         raise problems[0]
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """Returns a process and all below it; none where it is gone."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
