@@ -27,7 +27,7 @@ from tardis_fl.federate import _follow, federate
 from tardis_fl.flower import read_config
 from tardis_fl.local_deployment.certificates import write_certificates, write_node_key
 from tardis_fl.local_deployment.deployment import LocalDeployment
-from tardis_fl.local_deployment.processes import Program
+from tardis_fl.local_deployment.processes import Program, end_all
 from tests.conftest import ROOT, SMALL, hear_ctrl_c, small_config
 
 ONE_ROUND = ("federation.rounds=1", "federation.final_server_epochs=0", "runtime.threads=1")
@@ -143,6 +143,21 @@ def test_a_program_that_ends_at_once_is_shown_with_the_end_of_its_log(tmp_path):
     program = Program.start("SuperLink", ["flower-superlink", "--no-such-option"], log=tmp_path / "log", environment={})
     with pytest.raises(RunError, match=r"(?s)the SuperLink ended at once with code \d+. The end of its log:.*no-such-option"):
         program.await_port(1)
+
+
+def test_what_a_killed_program_left_running_is_ended_too(tmp_path):
+    shell = tmp_path / "flower-parent"
+    shell.write_text(f"#!/bin/sh\n{sys.executable} -c 'import time; time.sleep(600)' flower-superexec &\necho $!\nwait\n")
+    shell.chmod(0o755)
+    program = Program.start("parent", [str(shell)], log=tmp_path / "log", environment={"FLWR_HOME": str(tmp_path / "home")})
+    while not (written := program.log.read_text()):
+        time.sleep(0.05)
+    orphan = psutil.Process(int(written))
+    program._process.kill()
+    program._process.wait()
+    assert orphan.is_running()
+    end_all([program])
+    assert not orphan.is_running()
 
 
 @pytest.fixture

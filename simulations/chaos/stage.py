@@ -89,7 +89,11 @@ class Stage:
 
     def processes(self, node: int) -> list[psutil.Process]:
         """Returns the processes of a node, the SuperNode first."""
-        return _tree(self.deployment.nodes[node].pid)
+        try:
+            supernode = psutil.Process(self.deployment.nodes[node].pid)
+            return [supernode, *supernode.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def kill(self, node: int) -> None:
         """Ends all processes of a node with SIGKILL."""
@@ -163,14 +167,12 @@ def perform(
             _follow(deployment, follow)
         except TardisError as caught:
             error = str(caught)
-        known = [process for number in deployment.nodes for process in stage.processes(number)] + _tree(deployment.superlink.pid)
-    left_behind = sum(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in known)
     records = stage.rounds()
     failures = [(record["round"], failure["client"], failure["kind"]) for record in records for failure in record["failures"]]
     screen = follow / "screen.txt"
     return Outcome(
         error, failures, [record["seconds"] for record in records], screen.read_text() if screen.exists() else "", stage.told,
-        time.monotonic() - stage.began, left_behind,
+        time.monotonic() - stage.began, _num_running(private),
     )  # fmt: skip
 
 
@@ -191,20 +193,16 @@ def _thread_of(stage: Stage, act: Callable[[Stage], None]):
     thread = threading.Thread(target=run, daemon=True)
     yield thread.start
     over.set()
-    if thread.ident is not None:
-        if not acted.wait(PATIENCE_SECONDS):
-            raise TimeoutError(f"the run is over, and {act.__qualname__} isn't after {PATIENCE_SECONDS:g} s more")
+    if thread.ident is not None and not acted.wait(PATIENCE_SECONDS):
+        raise TimeoutError(f"the run is over, and {act.__qualname__} isn't after {PATIENCE_SECONDS:g} s more")
     if problems:
         raise problems[0]
 
 
-def _tree(pid: int) -> list[psutil.Process]:
-    """Returns a process and all below it; none where it is gone."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def _num_running(folder: Path) -> int:
+    """Returns how many processes run that were started for programs whose files lie in a folder, whoever their parents are by now."""
+    running = [process.info["environ"] or {} for process in psutil.process_iter(["environ", "status"]) if process.info["status"] != psutil.STATUS_ZOMBIE]
+    return sum(Path(environment.get("FLWR_HOME", "/")).is_relative_to(folder) for environment in running)
 
 
 def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -30,10 +30,12 @@ class Program:
     Attributes:
         name: For people.
         log: Where its output goes.
+        home: Its FLWR_HOME, of which all that it starts know; None: it has none of its own.
     """
 
     name: str
     log: Path
+    home: str | None
     _process: subprocess.Popen[bytes]
 
     @classmethod
@@ -53,7 +55,7 @@ class Program:
                 )  # fmt: skip
         except OSError as error:
             raise RunError(f"{command[0]} can't be started ({error.strerror or error}); is Flower installed beside {sys.executable}?") from None
-        return cls(name, log, process)
+        return cls(name, log, environment.get("FLWR_HOME"), process)
 
     @property
     def pid(self) -> int:
@@ -94,14 +96,16 @@ def _end_with_parent() -> None:
 
 
 def end_all(programs: Sequence[Program]) -> None:
-    """Ends programs and everything that they have started, first politely."""
-    processes: list[psutil.Process] = []
+    """Ends programs and everything that they have started, first politely; also what a program left that was killed."""
+    homes = {program.home for program in programs} - {None}
+    processes = [process for process in psutil.process_iter(["environ"]) if (process.info["environ"] or {}).get("FLWR_HOME") in homes]
     for program in programs:
         try:
             found = psutil.Process(program.pid)
             processes += [found, *found.children(recursive=True)]
         except psutil.NoSuchProcess:
             continue
+    processes = list(dict.fromkeys(processes))
     for stop in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
             try:
