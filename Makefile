@@ -1,6 +1,7 @@
-# make demo: install and run the main job.  make test: install where it is missing, and run the tests.
+# make demo: install and run the main job.  make test: install where it is missing, and run the tests, JOBS at a time.  ARGS: for the command.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -21,7 +22,7 @@ quickstart: setup
 	$(BIN)/python -m tardis_fl.simulate configs/quickstart.yaml $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check tardis_fl tests benchmarks simulations
