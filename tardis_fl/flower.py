@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.atomic import write_json
-from tardis_fl.config import Config, load_config
+from tardis_fl.config import load_config
 from tardis_fl.errors import ConfigError, RunError, TardisError
 
 PROCESS, OUTCOME, SCREEN = "process.json", "outcome.json", "screen.txt"
@@ -29,7 +29,7 @@ server_app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Trains over the nodes of the grid, deploys and reports.
 
-    Keys of the run config: `config`, a YAML's path on this machine or in the app; `set`, overrides as KEY=VALUE, separated by blanks
+    Keys of the run config: `config`, a YAML's path in the app or on this machine; `set`, overrides as KEY=VALUE, separated by blanks
     as in a shell; `output`, the run's folder; `resume`; `follow`, a folder for whoever started this and looks on.
     """
     values = {key: context.run_config[key] for key in ("config", "set", "output", "resume", "follow")}
@@ -54,22 +54,25 @@ def _run(grid: Grid, config_path: str, overrides: list[str], output: str, *, res
     from tardis_fl.screen import MIN_COLUMNS, Screen
     from tardis_fl.simulate import simulate
 
-    config = read_config(config_path, overrides)
+    found = find_config(config_path)
+    config = load_config(found, [*overrides, "runtime.engine=deployment"])
     with ExitStack() as stack:
         file = stack.enter_context(open(follow / SCREEN, "a", buffering=1)) if follow is not None else sys.stdout
         screen = Screen(Console(file=file, highlight=False, width=MIN_COLUMNS))
+        if not Path(config_path).is_absolute():
+            screen.noticed(f"the configuration is {found}")
         simulate(config, Path(output) if output else Path("runs") / config.name, screen, resume=resume, grid=grid)
 
 
-def read_config(path: str, overrides: list[str]) -> Config:
-    """Reads a configuration from the app that Flower has unpacked here, or else from this machine; its engine is `deployment`.
+def find_config(path: str) -> Path:
+    """Returns where a configuration lies: in the app that was submitted, which Flower has unpacked here, or else in this process's working folder.
 
     Raises:
-        ConfigError: There is no such file, or something is wrong in it.
+        ConfigError: There is no such file.
     """
-    places = [*(Path(place) / path for place in sys.path if place), Path(path)]  # of an absolute path they are all the same
+    app = next((Path(place) for place in sys.path if place and (Path(place) / "pyproject.toml").is_file()), None)  # Flower puts it first
+    places = [folder / path for folder in (app, Path.cwd()) if folder is not None]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ConfigError(f"run config `config`: got {path!r}, no file in the app or on this machine (in {Path.cwd()}); wanted a YAML's path")
-    print(f"configuration: {found.resolve()}", flush=True)
-    return load_config(found, [*overrides, "runtime.engine=deployment"])
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import platform
@@ -53,8 +52,8 @@ class RunFolder:
         past: Where that run goes on; None where no round is complete.
 
     Raises:
-        ConfigError: The folder holds another run, or a checkpoint of another configuration.
-        RunError: The folder can't be written, another process writes into it, or what a run goes on from is damaged.
+        ConfigError: The folder holds another run, or a checkpoint of another configuration, or another process writes into it.
+        RunError: The folder can't be written or locked, or what a run goes on from is damaged.
     """
 
     def __init__(self, path: Path, config: Config, *, resume: bool = False) -> None:
@@ -62,10 +61,11 @@ class RunFolder:
         self.check_free(path, resume=resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path / LOCK)
         except OSError as error:
-            raise RunError(f"{path}: can't make this folder or write into it ({error.strerror or error}); choose another with --output DIR") from None
+            raise RunError(f"{path}: can't make this folder ({error.strerror or error}); choose another with --output DIR") from None
+        self._lock = _locked(path)
         try:
+            self._check_content(path, resume=resume)  # another run may have begun and ended since
             if not resume:
                 shutil.rmtree(path / "failures", ignore_errors=True)
             self.past = self._read_past() if resume else None
@@ -82,13 +82,20 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path, *, resume: bool = False) -> None:
-        """Refuses a path that is a file or a folder with another run.
+        """Refuses a path that is a file, a folder with another run, or one that another process writes into.
 
         Raises:
             ConfigError: Says what is there and what to do.
+            RunError: The folder can't be locked.
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file; wanted a folder for the run, see --output")
+        if (path / LOCK).exists():
+            _locked(path).release()
+        RunFolder._check_content(path, resume=resume)
+
+    @staticmethod
+    def _check_content(path: Path, *, resume: bool) -> None:
         if path.is_dir() and any(item.name != LOCK for item in path.iterdir()) and not RunFolder.holds_run(path):
             raise ConfigError(f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)")
         if any((path / mark).exists() for mark in MARKS) and not resume:
@@ -272,18 +279,22 @@ class RunFolder:
         write_text(self.path / "report.html", html)
 
 
-def _lock(path: Path) -> FileLock:
-    """Takes a lock that ends with its process.
+def _locked(path: Path) -> FileLock:
+    """Takes a folder's lock, which ends with its process, however that ends; its file stays.
 
     Raises:
-        RunError: Another one has it.
+        ConfigError: Another process has it.
+        RunError: It can't be locked.
     """
-    lock = FileLock(path)
+    lock = FileLock(path / LOCK)
     try:
-        with contextlib.suppress(NotImplementedError):  # not every file system knows locks
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"{path.parent}: another process writes this run; wait for its end or stop it, or choose another name (--name NAME)") from None
+        raise ConfigError(
+            f"{path}: another run is writing into it now. Wait until that one has ended, or choose another name (--name NAME) or folder (--output DIR)."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise RunError(f"{path}: can't lock this folder ({getattr(error, 'strerror', None) or error}); choose another with --output DIR") from None
     return lock
 
 

@@ -16,6 +16,7 @@ import time
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from tardis_fl.cli import app
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federate import _follow, federate
-from tardis_fl.flower import read_config
+from tardis_fl.flower import find_config, server_app
 from tardis_fl.local_deployment.certificates import write_certificates, write_node_key
 from tardis_fl.local_deployment.deployment import LocalDeployment
 from tardis_fl.local_deployment.processes import Program, end_all
@@ -243,21 +244,48 @@ def test_the_project_is_a_flower_app_that_carries_its_configurations(tmp_path):
     for reference in settings["components"].values():
         module, _, attribute = reference.partition(":")
         assert hasattr(importlib.import_module(module), attribute)
-    assert read_config(settings["config"]["config"], []).runtime.engine == "deployment"
+    assert find_config(settings["config"]["config"]).is_file()
 
 
-def test_a_configuration_that_is_nowhere_is_named():
-    with pytest.raises(ConfigError, match=r"run config `config`: got 'nowhere.yaml', no file in the app or on this machine \(in .*\); wanted a YAML's path"):
-        read_config("nowhere.yaml", [])
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The app as Flower unpacks it, a clone that Python finds modules in, and the SuperLink's working folder."""
+    folders = {name: tmp_path / name for name in ("app", "clone", "working")}
+    for folder in folders.values():
+        folder.mkdir()
+    for name in ("app", "clone"):
+        (folders[name] / "pyproject.toml").touch()
+    monkeypatch.syspath_prepend(folders["clone"])
+    monkeypatch.syspath_prepend(folders["app"])
+    monkeypatch.chdir(folders["working"])
+    return folders
 
 
-def test_the_configuration_of_the_submitted_app_wins_over_one_of_the_same_name_where_the_server_runs(tmp_path, monkeypatch, capsys):
-    for place in ("app", "server"):
-        (tmp_path / place / "configs").mkdir(parents=True)
-        (tmp_path / place / "configs" / "mine.yaml").write_text(SMALL.replace("name: small", f"name: of_the_{place}"))
-    monkeypatch.chdir(tmp_path / "server")
-    assert read_config("configs/mine.yaml", []).name == "of_the_server"
-    monkeypatch.syspath_prepend(tmp_path / "app")
-    assert read_config("configs/mine.yaml", []).name == "of_the_app"
-    assert capsys.readouterr().out.splitlines()[-1] == f"configuration: {tmp_path / 'app' / 'configs' / 'mine.yaml'}"
-    assert read_config(str(tmp_path / "server" / "configs" / "mine.yaml"), []).name == "of_the_server"
+def test_a_configuration_is_looked_for_in_the_submitted_app_first(places):
+    for folder in places.values():
+        (folder / "small.yaml").write_text(SMALL)
+    assert find_config("small.yaml") == places["app"] / "small.yaml"
+    (places["app"] / "small.yaml").unlink()
+    assert find_config("small.yaml") == places["working"] / "small.yaml"
+    assert find_config(str(places["clone"] / "small.yaml")) == places["clone"] / "small.yaml"
+
+
+def test_a_configuration_that_is_nowhere_is_named(places):
+    (places["clone"] / "nowhere.yaml").write_text(SMALL)
+    with pytest.raises(
+        ConfigError, match=r"run config `config`: got 'nowhere.yaml', no file in the app or on this machine \(in .*working\); wanted a YAML's path"
+    ):
+        find_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_run_says_which_configuration_it_found(places, monkeypatch, absolute):
+    (places["app"] / "small.yaml").write_text(SMALL)
+    asked = []
+    monkeypatch.setattr("tardis_fl.simulate.simulate", lambda config, folder, screen, **_: asked.append((config.runtime.engine, folder)))
+    run_config = {"config": str(places["app"] / "small.yaml") if absolute else "small.yaml", "set": "name=other", "output": "", "resume": False}
+    follow = places["working"] / "follow"
+    follow.mkdir()
+    server_app(None, SimpleNamespace(run_config={**run_config, "follow": str(follow)}))
+    assert asked == [("deployment", Path("runs") / "other")]
+    assert (follow / "screen.txt").read_text() == ("" if absolute else f"note: the configuration is {places['app'] / 'small.yaml'}\n")

@@ -90,7 +90,11 @@ def test_numbers_that_json_does_not_have_are_refused(tmp_path):
 
 def test_a_folder_that_another_run_writes_is_refused_until_its_end(tmp_path):
     with RunFolder(tmp_path / "run", small_config()) as run:
-        with pytest.raises(RunError, match=r"run: another process writes this run; wait for its end or stop it, or choose another name \(--name NAME\)"):
+        with pytest.raises(
+            ConfigError, match=r"run: another run is writing into it now. Wait until that one has ended, or choose another name \(--name NAME\)"
+        ):
+            RunFolder.check_free(tmp_path / "run")
+        with pytest.raises(ConfigError, match="another run is writing into it now"):
             RunFolder(tmp_path / "run", small_config(), resume=True)
         run.append_round(RECORD)
     with RunFolder(tmp_path / "run", small_config(), resume=True):

@@ -11,15 +11,18 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
+import psutil
 import pytest
-from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from tardis_fl.config.consistency import warnings_about
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.engines import check_engine, ray_engine
+from tardis_fl.federation.engines import check_engine, ray_engine, serve
 from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
+from tardis_fl.federation.engines.ray_engine import run_on_ray
 from tests.conftest import ROOT, small_config
 from tests.federation.conftest import Recorder, federate, fingerprint
 from tests.federation.test_rounds import same_weights
@@ -162,32 +165,103 @@ def test_ray_gives_the_weights_of_the_inline_engine_and_shows_a_clients_own_erro
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
-def test_a_ray_cluster_that_is_there_is_used_and_left_running():
-    overrides = ("runtime.threads=1", "federation.rounds=1", "federation.evaluate_every=0", "federation.final_server_epochs=0")
-    assert on_ray("--cluster", *overrides)["fingerprint"] == fingerprint(federate(small_config(*overrides)))
+def test_a_ray_cluster_that_is_not_there_is_named():
+    assert on_ray("runtime.ray_address=127.0.0.1:1")["error"].startswith("no Ray cluster answers at runtime.ray_address 127.0.0.1:1")
+
+
+@contextmanager
+def ray_cluster(num_cpus):
+    """A Ray cluster of another process, which ends with it; yields its address."""
+    code = f"import ray; print(ray.init(num_cpus={num_cpus}, include_dashboard=False, logging_level='ERROR').address_info['gcs_address'], flush=True); input()"
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as head:
+        try:
+            yield head.stdout.readline().strip()
+            head.communicate("end\n", timeout=60)
+        finally:
+            started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+            head.kill()
+            for process in started:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
-def test_what_ends_flowers_simulation_engine_is_said_in_one_line_and_nothing_is_waited_for(monkeypatch):
-    waited = []
-    monkeypatch.setattr(ray_engine, "_start_ray", lambda address, workers: None)
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waited.append(timeout))
+def test_a_ray_cluster_that_is_there_gives_the_weights_of_the_inline_engine():
+    with ray_cluster(2) as address:
+        ray = on_ray("runtime.threads=1", f"runtime.ray_address={address}")
+    assert ray["fingerprint"] == fingerprint(federate(small_config("runtime.threads=1")))
 
-    def fail(*arguments, **options):
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_a_ray_cluster_without_processors_is_one_sentence():
+    with ray_cluster(0) as address:
+        error = on_ray(f"runtime.ray_address={address}")["error"]
+    assert error.startswith("Flower's simulation engine failed: ")
+    assert "\n" not in error
+
+
+@pytest.fixture
+def simulation_engine(monkeypatch):
+    """Stands in for Ray and Flower's engine; a test sets what they do."""
+    engine = SimpleNamespace(start=lambda address, workers: None, run_simulation=None)
+    monkeypatch.setitem(sys.modules, "flwr.simulation", SimpleNamespace(run_simulation=lambda *arguments, **options: engine.run_simulation(*arguments)))
+    monkeypatch.setattr(ray_engine, "check_ray", lambda: None)
+    monkeypatch.setattr(ray_engine, "_start_ray", lambda address, workers: engine.start(address, workers))
+    monkeypatch.setattr(ray_engine, "_stop_ray", lambda: None)
+    return engine
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_ray_that_does_not_start_is_told_without_waiting_for_a_server_that_never_began(simulation_engine, monkeypatch):
+    simulation_engine.start = fail_with(RunError("Ray can't be started here"))
+    monkeypatch.setattr(threading.Event, "wait", fail_with(AssertionError("waited")))
+    with pytest.raises(RunError, match=r"^Ray can't be started here$"):
+        run_on_ray(ServerApp(), None, small_config("runtime.engine=ray"), workers=1)
+
+
+def test_what_goes_wrong_in_flowers_engine_is_one_sentence(simulation_engine):
+    def run(*_):
         try:
-            raise ValueError("no resources\nfor anyone")
+            raise ValueError("the pool is empty\nand its frames")
         except ValueError as error:
             raise RuntimeError("An error was encountered. Ending simulation.") from error
 
-    monkeypatch.setattr("flwr.simulation.run_simulation", fail)
-    with pytest.raises(RunError, match=r"^Flower's simulation engine ended the run: no resources$"):
-        ray_engine.run_on_ray(ServerApp(), ClientApp(), small_config("runtime.engine=ray"), workers=1)
-    assert ray_engine.SERVER_SECONDS_TO_END not in waited
+    simulation_engine.run_simulation = run
+    with pytest.raises(RunError, match=r"^Flower's simulation engine failed: the pool is empty$"):
+        run_on_ray(ServerApp(), None, small_config("runtime.engine=ray"), workers=1)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
-def test_a_ray_cluster_that_is_not_there_is_named():
-    assert on_ray("runtime.ray_address=127.0.0.1:1")["error"].startswith("no Ray cluster answers at runtime.ray_address 127.0.0.1:1")
+def test_what_goes_wrong_in_our_server_keeps_its_kind(simulation_engine):
+    server_app, ours = ServerApp(), ValueError("ours")
+    server_app.main()(fail_with(ours))
+    simulation_engine.run_simulation = lambda wrapped, *_: serve(wrapped, SimpleNamespace(pull_messages=None, get_node_ids=None))
+    with pytest.raises(ValueError, match=r"^ours$") as caught:
+        run_on_ray(server_app, None, small_config("runtime.engine=ray"), workers=1)
+    assert caught.value is ours
+
+
+def test_a_server_that_is_told_to_end_asks_no_more():
+    server_app, grid = ServerApp(), SimpleNamespace(pull_messages=lambda ids: [], get_node_ids=lambda: [1])
+
+    @server_app.main()
+    def main(grid, context):
+        assert grid.get_node_ids() == [1] and grid.pull_messages([]) == []
+        wrapped._stop.set()
+        for call in (grid.get_node_ids, lambda: grid.pull_messages([])):
+            with pytest.raises(RunError, match=r"^the run was stopped$"):
+                call()
+
+    wrapped = ray_engine._Server(server_app)
+    serve(wrapped.app, grid)
+    wrapped.end()
+    assert wrapped.error is None
 
 
 @pytest.mark.parametrize(

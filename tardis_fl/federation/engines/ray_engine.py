@@ -8,15 +8,16 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
-from tardis_fl.errors import RunError
+from tardis_fl.errors import RunError, TardisError
 from tardis_fl.precision import MOST_THREADS
 
 SERVER_SECONDS_TO_END = 30.0
@@ -43,27 +44,24 @@ def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, 
         workers: Clients that train at a time, each with one thread; a cluster that is already there has its own number.
 
     Raises:
-        RunError: Ray isn't installed, can't be started or fails, or there is no cluster at `runtime.ray_address`.
+        RunError: Ray isn't installed, can't be started, there is no cluster at `runtime.ray_address`, or the engine failed.
     """
     check_ray()
     from flwr.simulation import run_simulation
 
-    stop = threading.Event()
-    stoppable, began, finished = _stoppable(server_app, stop)
+    server = _Server(server_app)
     with _quiet_flower():
         try:
             _start_ray(config.runtime.ray_address, workers)
             run_simulation(
-                stoppable, client_app, config.federation.num_clients, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {}}
+                server.app, client_app, config.federation.num_clients, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {}}
             )
-        except RuntimeError as error:
-            if error.__cause__ is None:
+        except Exception as error:
+            if isinstance(error, TardisError) or error is server.error:
                 raise
-            raise RunError(f"Flower's simulation engine ended the run: {_first_line(error.__cause__)}") from error
+            raise RunError(f"Flower's simulation engine failed: {_first_line(error.__cause__ or error)}") from error
         finally:
-            stop.set()  # Flower lets its server thread run on where this one was interrupted
-            if began.is_set():
-                finished.wait(SERVER_SECONDS_TO_END)
+            server.end()
             _stop_ray()
 
 
@@ -83,7 +81,8 @@ def _start_ray(address: str | None, workers: int) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _knock(address: str | None) -> None:
@@ -100,27 +99,45 @@ def _stop_ray() -> None:
         ray.shutdown()
 
 
-def _stoppable(server_app: ServerApp, stop: threading.Event) -> tuple[ServerApp, threading.Event, threading.Event]:
-    """Returns the app with a grid that gives up when `stop` is set, and events that tell that its main has begun and ended."""
-    wrapped, began, finished = ServerApp(), threading.Event(), threading.Event()
+class _Server:
+    """A ServerApp that can be told to end: Flower lets its thread run on where the main thread was interrupted.
 
-    @wrapped.main()
-    def main(grid: Grid, context: Context) -> None:
-        began.set()
-        original = grid.pull_messages
+    Attributes:
+        app: What Flower is given.
+        error: What the app's main raised; None: nothing yet.
+    """
 
-        def pull_messages(message_ids):
-            if stop.is_set():
+    def __init__(self, server_app: ServerApp) -> None:
+        self.app = ServerApp()
+        self.error: BaseException | None = None
+        self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
+
+        @self.app.main()
+        def main(grid: Grid, context: Context) -> None:
+            self._began.set()
+            for name in ("pull_messages", "get_node_ids"):  # what a server calls again and again while it waits
+                setattr(grid, name, self._unless_stopped(getattr(grid, name)))
+            try:
+                server_app(grid, context)
+            except BaseException as error:
+                self.error = error
+                raise
+            finally:
+                self._ended.set()
+
+    def _unless_stopped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*arguments: Any, **options: Any) -> Any:
+            if self._stop.is_set():
                 raise RunError("the run was stopped")
-            return original(message_ids)
+            return call(*arguments, **options)
 
-        grid.pull_messages = pull_messages  # type: ignore[method-assign]
-        try:
-            server_app(grid, context)
-        finally:
-            finished.set()
+        return checked
 
-    return wrapped, began, finished
+    def end(self) -> None:
+        """Ends the app's main, where it has begun, and waits for it."""
+        self._stop.set()
+        if self._began.is_set():
+            self._ended.wait(SERVER_SECONDS_TO_END)
 
 
 @contextmanager
