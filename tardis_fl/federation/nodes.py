@@ -32,6 +32,7 @@ class Nodes:
         self._changes = config.runtime.engine == "deployment"
         self._num_clients = config.federation.num_clients
         self._nodes: dict[int, int] = {}
+        self._clients: dict[int, int] = {}  # the other way round
         self._refused: dict[int, str] = {}
         self._known: set[int] = set()
         self._connected: set[int] = set()
@@ -50,7 +51,7 @@ class Nodes:
             self._look(ask=not late)
             for node, answer in self._introductions.answers():
                 self._meet(node, answer)
-                if len(self._connected - self._refused.keys()) < needed <= len(self._connected):
+                if self._refused and len(self._connected - self._refused.keys()) < needed <= len(self._connected):
                     raise RunError(self._too_few(needed))  # no need to wait: those that are there should have been enough
             if late and (len(self._nodes) >= needed or not self._introductions.open):
                 break
@@ -93,13 +94,13 @@ class Nodes:
 
     def _meet(self, node: int, answer: Identity | str) -> None:
         """Takes a node's answer before the first round."""
+        if isinstance(answer, Identity) and (before := self._nodes.get(answer.client)) not in (None, node) and before in self._connected:
+            raise RunError(f"two nodes are client {answer.client}: give each node a partition-id of its own")
         problem = self._problem(answer)
         if isinstance(answer, str) or problem is not None:
             self._refuse(node, str(problem))
-            return
-        if answer.client in self._nodes:
-            raise RunError(f"two nodes are client {answer.client}: give each node a partition-id of its own")
-        self._take(node, answer)
+        else:
+            self._take(node, answer)
 
     def _rejoin(self, node: int, answer: Identity | str) -> str | None:
         """Takes the answer of a node that came later; returns what a person should know."""
@@ -116,15 +117,20 @@ class Nodes:
         return f"node {node} joined as client {answer.client}{replaced}{twice}"
 
     def _take(self, node: int, identity: Identity) -> None:
-        self._nodes = {client: other for client, other in self._nodes.items() if other != node}  # it may have come back as another client
-        self._nodes[identity.client], self.identities[identity.client] = node, identity
+        self._forget(node)  # it may have come back as another client
+        self._nodes[identity.client], self._clients[node], self.identities[identity.client] = node, identity.client, identity
         self._known.add(node)
         self._refused.pop(node, None)
 
     def _refuse(self, node: int, problem: str) -> None:
+        self._forget(node)
         self._known.add(node)
         self._refused[node] = problem
-        self._nodes = {client: other for client, other in self._nodes.items() if other != node}
+
+    def _forget(self, node: int) -> None:
+        client = self._clients.pop(node, None)
+        if client is not None and self._nodes[client] == node:
+            del self._nodes[client]
 
     def _problem(self, answer: Identity | str) -> str | None:
         """Returns what is wrong with a node: it can't tell who it is, or its images aren't those that they should be; None: nothing."""

@@ -148,6 +148,25 @@ def test_two_nodes_of_one_client_end_the_run_at_the_start():
         meet(Twins(3))
 
 
+@pytest.mark.parametrize("back_as", [2, 4])
+def test_a_node_that_is_lost_and_comes_back_before_the_start_is_one_client(back_as):
+    """With its key it has the id that it had, else a new one."""
+
+    class Flickering(Connected):
+        seen = iter([{1, 2}, {1, 2}, {1}, {1}, {1, back_as}])
+
+        def get_node_ids(self):
+            return sorted(next(self.seen, {1, back_as, 3}))
+
+        def pull_messages(self, message_ids):
+            return [as_client(reply, 1) if self.requests[reply.metadata.reply_to_message_id].metadata.dst_node_id == 4 else reply
+                    for reply in super().pull_messages(message_ids)]  # fmt: skip
+
+    config = small_config(*REAL, "federation.num_clients=4", "runtime.min_nodes=3", "runtime.nodes_timeout_s=2")
+    fleet = meet_nodes(Flickering(4), config, load_dataset(config), print)
+    assert [fleet.node_label(client) for client in range(3)] == [1, back_as, 3]
+
+
 class Hanging:
     """A grid of three requests, of which the reply to one never comes whole."""
 
