@@ -26,7 +26,7 @@ from tardis_fl.federation.privacy import private_weights
 from tardis_fl.federation.split_training import SplitClient
 from tardis_fl.federation.weights import Flat
 from tardis_fl.federation.workspace import Workspace, workspace_of
-from tardis_fl.randomness import Purpose, torch_generator
+from tardis_fl.randomness import Purpose, numpy_generator, torch_generator
 
 STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
 SECRET = "secret"  # in a real node's state: a number that nobody else has
@@ -273,7 +273,7 @@ class _Request:
         indices, generator = self.shared_samples(Purpose.FEATURE_VIEW)
 
         def add_noise(features: Tensor, batch: int) -> Tensor:
-            return noisy(features, federation.feature_noise, torch_generator(self.noise_seed(), Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
+            return noisy(features, federation.feature_noise, numpy_generator(self.noise_seed(), Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
 
         return training_features(
             work.segments[:depth], work.data, indices, codec=federation.feature_codec, generator=generator, precision=work.precision,
@@ -285,8 +285,8 @@ class _Request:
         if self.config.runtime.engine != "deployment":
             return self.config.seed
         if SECRET not in self.context.state:
-            self.context.state[SECRET] = ConfigRecord({"seed": secrets.randbits(62)})
-        return int(self.context.state.config_records[SECRET]["seed"])  # type: ignore[arg-type]
+            self.context.state[SECRET] = ConfigRecord({"seed": secrets.token_hex(16)})
+        return int(str(self.context.state.config_records[SECRET]["seed"]), 16)
 
     def shared_samples(self, purpose: Purpose) -> tuple[Indices, torch.Generator]:
         """Returns the training samples whose features are asked for, and the generator that goes on with their views."""

@@ -192,21 +192,23 @@ class Fleet:
                 receive(message)
 
         began = time.monotonic()
-        for client in order:
-            while client not in early:
-                looked, num_waiting = time.monotonic(), len(waiting)
-                for message in self._mail.arrived(list(waiting)):
-                    receive(message)
-                    del message  # may be large: not kept until the next comes
-                if len(waiting) < num_waiting:
-                    continue
-                now = time.monotonic()
-                if now - began > self._timeout_s:
-                    early[client] = Reply(client, None, f"no answer within {self._timeout_s:g} s (runtime.reply_timeout_s)", "dropout", sizes[client])
-                else:
-                    time.sleep(max(POLL_SECONDS, now - looked))
-            yield early.pop(client)
-        self._mail.forget(waiting)
+        try:
+            for client in order:
+                while client not in early:
+                    looked, num_waiting = time.monotonic(), len(waiting)
+                    for message in self._mail.arrived(list(waiting)):
+                        receive(message)
+                        del message  # may be large: not kept until the next comes
+                    if len(waiting) < num_waiting:
+                        continue
+                    now = time.monotonic()
+                    if now - began > self._timeout_s:
+                        early[client] = Reply(client, None, f"no answer within {self._timeout_s:g} s (runtime.reply_timeout_s)", "dropout", sizes[client])
+                    else:
+                        time.sleep(max(POLL_SECONDS, now - looked))
+                yield early.pop(client)
+        finally:
+            self._mail.forget(waiting)  # the last reply's taker doesn't come back for more
 
     def node_label(self, client: int) -> int | None:
         """Returns the id of a client's node, where nodes are real ones."""

@@ -89,10 +89,17 @@ class Introductions:
                     continue
                 if not message.has_error():
                     self._ledger.add_up(messages.content_bytes(message.content))
-                    yield node, Identity.from_record(message.content.config_records[messages.IDENTITY])
+                    yield node, _identity_in(message.content)
                 elif message.error.code not in UNREACHABLE:
                     yield node, message.error.reason or f"Flower error {message.error.code}"
         given_up = [message_id for message_id, node in self._open.items() if self._clock() - self._asked[node] > self._timeout_s]
         self._mail.forget(given_up)
         for message_id in given_up:
             del self._open[message_id]
+
+
+def _identity_in(content: RecordDict) -> Identity | str:
+    try:
+        return Identity.from_record(content.config_records[messages.IDENTITY])
+    except (KeyError, TypeError, ValueError) as error:
+        return f"its answer can't be read ({error!r})"

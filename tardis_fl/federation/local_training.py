@@ -225,10 +225,13 @@ def training_features(
     return FeatureBatch(concatenate(parts), data.labels[own[first:last].to(data.device)], len(segments))
 
 
-def noisy(features: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Returns features (B, ...) with Gaussian noise of `noise` times each sample's own standard deviation, drawn on the CPU."""
+def noisy(features: Tensor, noise: float, generator: np.random.Generator) -> Tensor:
+    """Returns features (B, ...) with Gaussian noise of `noise` times each sample's own standard deviation, drawn on the CPU.
+
+    By NumPy, whose seeds are as long as one likes: PyTorch's generator has 32 bits, which somebody who wants the features can try.
+    """
     own = features.flatten(1).std(1).view(-1, *[1] * (features.dim() - 1))
-    return features + noise * own * torch.randn(features.shape, generator=generator).to(features)
+    return features + noise * own * torch.from_numpy(generator.standard_normal(tuple(features.shape), dtype=np.float32)).to(features)
 
 
 def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str) -> tuple[npt.NDArray[np.float32], FeatureBatch]:

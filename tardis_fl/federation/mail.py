@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Protocol, runtime_checkable
@@ -52,12 +53,14 @@ class Mail:
             while replies:
                 yield replies.pop(0)  # no name is left that would keep a reply, which may be large
             return
+        patience = PATIENCE_SECONDS  # for all that take long together
         for message_id in message_ids:
-            fetch, patience = self._slow.pop(message_id, None), 0.0
-            if fetch is None:
-                fetch, patience = self._fetch(message_id), PATIENCE_SECONDS
-            if wait([fetch], patience).not_done:
+            fetch = self._slow.pop(message_id, None)
+            began, most = time.monotonic(), 0.0 if fetch else patience
+            fetch = fetch or self._fetch(message_id)
+            if wait([fetch], most).not_done:
                 self._slow[message_id] = fetch
+                patience = max(0.0, patience - (time.monotonic() - began))
                 continue
             yield from fetch.result()
             del fetch

@@ -16,11 +16,14 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from flwr.serverapp import ServerApp
 
 from tardis_fl.config.consistency import warnings_about
 from tardis_fl.errors import ConfigError, RunError
+from tardis_fl.federation import messages
 from tardis_fl.federation.engines import check_engine, ray_engine, serve
+from tardis_fl.federation.engines.arena import WORTH_IT_BYTES, Arena
 from tardis_fl.federation.engines.crew import WORKER_BYTES, choose_crew
 from tardis_fl.federation.engines.ray_engine import run_on_ray
 from tests.conftest import ROOT, small_config
@@ -104,6 +107,35 @@ def _runs(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_memory_of_an_answer_is_not_used_again_while_somebody_reads_it():
+    theirs = Arena()
+    ours = Arena(os.dup(theirs.file_descriptor))
+    count = WORTH_IT_BYTES
+
+    def received(value):
+        return messages.unpack_tensors(ours.load(theirs.dump(messages.pack_tensors({"x": torch.full((count,), float(value))}))))["x"]
+
+    first, part = received(1), received(2)[10:20]
+    kept = [received(value) for value in range(3, 8)]
+    assert first.eq(1).all()
+    assert part.eq(2).all()
+    assert all(tensor.eq(value).all() for tensor, value in zip(kept, range(3, 8), strict=True))
+    place = received(8).data_ptr()
+    assert received(9).data_ptr() == place
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+def test_rules_that_keep_updates_get_the_same_from_worker_processes(rule):
+    overrides = (
+        "model.width=32",
+        "federation.client_depth=3",
+        "federation.rounds=1",
+        "federation.evaluate_every=0",
+        f"federation.aggregation={{rule: {rule}}}",
+    )
+    assert same_weights(federate(small_config(*overrides)), federate(small_config(*overrides), workers=2))
 
 
 def crew(*overrides, macs=1e15, cores=4, free=64 * 1024 * MIB, threads=4):

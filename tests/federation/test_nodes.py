@@ -167,6 +167,20 @@ def test_a_node_that_is_lost_and_comes_back_before_the_start_is_one_client(back_
     assert [fleet.node_label(client) for client in range(3)] == [1, back_as, 3]
 
 
+def test_an_answer_that_cannot_be_read_shuts_out_its_node_alone():
+    class Odd(Connected):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            for reply in replies:
+                if self.requests[reply.metadata.reply_to_message_id].metadata.dst_node_id == 3:
+                    reply.content.config_records[messages.IDENTITY]["what"] = 1
+            return replies
+
+    fleet, notes = meet(Odd(3), "runtime.min_nodes=2")
+    assert "node 3 isn't asked, since it can't tell which client it is: its answer can't be read (TypeError" in notes[0]
+    assert who_answers(fleet) == [0, 1]
+
+
 class Hanging:
     """A grid of three requests, of which the reply to one never comes whole."""
 
@@ -235,6 +249,7 @@ def test_a_node_that_dies_while_it_sends_drops_out_alone(monkeypatch):
     assert [reply.kind for reply in replies] == ["error", "dropout", "error"]
     assert replies[1].error == "no answer within 0.5 s (runtime.reply_timeout_s)"
     assert not grid.over.is_set()
+    assert not fleet._mail._slow  # the reply isn't kept when it comes after all
     assert grid.ttls == [pytest.approx(60.5)] * 3  # a node that comes back later isn't to work for a round that is over
     grid.over.set()
 

@@ -124,7 +124,7 @@ def test_noise_on_features_changes_what_the_server_learns_and_nothing_else():
 def features_of_a_node(secret_numbers, monkeypatch, *overrides):
     """Returns the features that a node sends in a round, as often as it draws numbers of its own."""
     drawn = iter(secret_numbers)
-    monkeypatch.setattr("secrets.randbits", lambda bits: next(drawn))
+    monkeypatch.setattr("secrets.token_hex", lambda length: f"{next(drawn) * 2**64:0{2 * length}x}")
     config = small_config("runtime.engine=deployment", "federation.feature_codec=float32", *overrides)
     fleet = meet_nodes(InlineGrid(client_app.app, 3), config, load_dataset(config), print)
     weights = HeldWeights(list(new_network(config, 10))).flatten()

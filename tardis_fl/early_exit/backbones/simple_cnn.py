@@ -18,7 +18,7 @@ def simple_cnn(options: BackboneOptions) -> Backbone:
     children: dict[str, nn.Module] = {
         "conv1": nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU()),
         "conv2": nn.Sequential(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
-        "fc": nn.Sequential(FlattenPositions(), nn.Linear(64 * side**2, 128), nn.ReLU()),
+        "fc": named({"positions": FlattenPositions(), "linear": nn.Linear(64 * side**2, 128), "relu": nn.ReLU()}),
         "head": nn.Linear(128, options.num_classes),
     }
     network = named(children)

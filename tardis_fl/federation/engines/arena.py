@@ -33,7 +33,7 @@ class Arena:
         self.file_descriptor = _new_memory() if file_descriptor is None else file_descriptor
         self._memory = mmap.mmap(self.file_descriptor, 2 * HALF_BYTES)
         self._half, self._used = 0, 0
-        self._spare: list[npt.NDArray[np.uint8]] = []
+        self._spare: dict[int, list[bytearray]] = {}
 
     def dump(self, what: Any) -> bytes:
         """Pickles something; the contents of large arrays stay here until the call after the next."""
@@ -56,18 +56,21 @@ class Arena:
         return begin
 
     def get(self, begin: int, length: int) -> npt.NDArray[np.uint8]:
-        """Returns a copy of a content; its memory is used again when nobody has it any more, since new memory takes longer to get than to fill."""
-        place = next((number for number, spare in enumerate(self._spare) if len(spare) == length), None)
-        memory = np.empty(length, np.uint8) if place is None else self._spare.pop(place)
-        memory[:] = np.frombuffer(self._memory, np.uint8, length, begin)
-        content = memory.view()
+        """Returns a copy of a content; its memory is used again when nobody has it any more, since new memory takes longer to get than to fill.
+
+        What is made of the content keeps it alive, as its memory isn't an array's: of arrays NumPy would keep the innermost one alone.
+        """
+        spare = self._spare.get(length)
+        memory = spare.pop() if spare else bytearray(length)
+        content = np.frombuffer(memory, np.uint8)
+        content[:] = np.frombuffer(self._memory, np.uint8, length, begin)
         weakref.finalize(content, self._take_back, memory)
         return content
 
-    def _take_back(self, memory: npt.NDArray[np.uint8]) -> None:
-        self._spare.append(memory)
-        while sum(map(len, self._spare)) > SPARE_BYTES:
-            self._spare.pop(0)
+    def _take_back(self, memory: bytearray) -> None:
+        if sum(length * len(spare) for length, spare in list(self._spare.items())) + len(memory) > SPARE_BYTES:
+            self._spare.clear()
+        self._spare.setdefault(len(memory), []).append(memory)
 
     def close(self) -> None:
         """Lets go of the memory."""
