@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
-from tardis_fl.deployment.calibration import fit_temperatures
-from tardis_fl.deployment.certificates import CertificateRequest, certify, default_grid, grid_from_fit
-from tardis_fl.deployment.certificates.losses import exit_losses, loss_sums
-from tardis_fl.deployment.certificates.pvalues import binomial
-from tardis_fl.deployment.policies import table_scores
-from tardis_fl.deployment.sweep import decide
+from tardis_fl.deployment.scoring.temperatures import fit_temperatures
+from tardis_fl.deployment.thresholds.certificates import CertificateRequest, certify, default_grid, grid_from_fit
+from tardis_fl.deployment.thresholds.certificates.losses import exit_losses, loss_sums
+from tardis_fl.deployment.thresholds.certificates.pvalues import binomial
+from tardis_fl.deployment.scoring.policies import table_scores
+from tardis_fl.deployment.thresholds.sweep import decide
 from tardis_fl.deployment.tables import read_exit_table
-from tardis_fl.early_exit.confidence import NEVER_EXIT
+from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.early_exit.evaluation import CalibrationTable
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.runs.folder import machine_facts
 
 FULL, DEVICE, EDGE = 0.8, 0.6, 0.4  # of the synthetic model: P(last exit right); P(exit wrong | last right) = this x (1 - score)
 POLICY = "max_softmax"

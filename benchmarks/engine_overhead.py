@@ -27,15 +27,15 @@ import torch
 
 from tardis_fl.config import Config, parse_config
 from tardis_fl.data.augmentation import crop_and_flip
-from tardis_fl.federation import client_app
+from tardis_fl.federation.client import app as client_app
 from tardis_fl.federation.engines.inline import InlineGrid
-from tardis_fl.federation.fleet import Fleet
-from tardis_fl.federation.population import Population
+from tardis_fl.federation.transport.fleet import Fleet
+from tardis_fl.federation.conditions.population import Population
 from tardis_fl.federation.rounds import FederationServer
-from tardis_fl.federation.weights import HeldWeights
-from tardis_fl.federation.workspace import new_network, open_workspace
-from tardis_fl.precision import training_arithmetic
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.federation.transport.weights import HeldWeights
+from tardis_fl.federation.client.resources import new_network, open_workspace
+from tardis_fl.core.compute import training_arithmetic
+from tardis_fl.runs.folder import machine_facts
 
 EPOCH_IMAGES = 128
 SLICES = 5

@@ -28,14 +28,15 @@ import torch
 
 from benchmarks.engine_overhead import Quiet, resident_mib
 from tardis_fl.config import Config, parse_config
-from tardis_fl.federation import client_app, messages
-from tardis_fl.federation.checkpoint import write_checkpoint
+from tardis_fl.federation.client import app as client_app
+from tardis_fl.federation.transport import messages
+from tardis_fl.runs.checkpoint import write_checkpoint
 from tardis_fl.federation.engines.inline import InlineGrid
-from tardis_fl.federation.faults import Faults
-from tardis_fl.federation.fleet import Fleet
-from tardis_fl.federation.messages import Counts, Ledger
+from tardis_fl.federation.conditions.faults import Faults
+from tardis_fl.federation.transport.fleet import Fleet
+from tardis_fl.federation.transport.messages import Counts, Ledger
 from tardis_fl.federation.rounds import FederationServer
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.runs.folder import machine_facts
 
 SECONDS_A_ROUND, POOL_MIB, MEMORY_RATIO, CARE_RATIO = 3.0, 1024, 1.05, 1.05
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tardis_fl.deployment.frontier import frontier
-from tardis_fl.deployment.policies import table_scores
-from tardis_fl.deployment.sweep import decide
+from tardis_fl.deployment.thresholds.frontier import frontier
+from tardis_fl.deployment.scoring.policies import table_scores
+from tardis_fl.deployment.thresholds.sweep import decide
 from tardis_fl.early_exit.evaluation import CalibrationTable
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.runs.folder import machine_facts
 
 FRONTIER_S, DECIDE_S = 1.0, 0.5
 COSTS = {

@@ -22,9 +22,9 @@ import psutil
 import yaml
 
 from tardis_fl.config import parse_config
-from tardis_fl.federate import _follow
-from tardis_fl.local_deployment.deployment import LocalDeployment
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.workflows.federate import _follow
+from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
+from tardis_fl.runs.folder import machine_facts
 
 MIB, IMAGES = 2**20, 10_200
 CONFIG = """

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tardis_fl.deployment.simulation.arrivals import Poisson
-from tardis_fl.deployment.simulation.running import simulate
-from tardis_fl.deployment.simulation.system import Link, Power, Radio, System, Tier
-from tardis_fl.deployment.simulation.workload import Workload
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.deployment.queueing.arrivals import Poisson
+from tardis_fl.deployment.queueing.simulation import simulate
+from tardis_fl.deployment.queueing.system import Link, Power, Radio, System, Tier
+from tardis_fl.deployment.queueing.workload import Workload
+from tardis_fl.runs.folder import machine_facts
 from tests.reference.queueing import staged
 
 TARGETS = {"single_requests_per_s": 2e6, "many_requests_per_s": 5e5, "times_simpy": 25.0, "memory_gb": 2.0}

@@ -32,10 +32,10 @@ from torch.utils.data import TensorDataset
 from tardis_fl.config.loading import parse_config
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.early_exit import EarlyExitNetwork, build_network, convert, escalate, separate_networks, test_networks
-from tardis_fl.early_exit.confidence import NEVER_EXIT
+from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.early_exit.counting import segment_costs
-from tardis_fl.run_folder import machine_facts
-from tardis_fl.torchvision_guard import import_torchvision
+from tardis_fl.runs.folder import machine_facts
+from tardis_fl.core.torchvision_guard import import_torchvision
 from tests.reference.deployment import seed_test_networks
 
 LARGE = ("seed's vgg19",)  # networks that take a tenth of the images, since their time a sample hides any overhead

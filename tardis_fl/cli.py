@@ -64,7 +64,7 @@ def simulate(
         config = load_config(config_path, [*(overrides or []), *([f"name={json.dumps(name)}"] if name is not None else [])])
         folder = output or Path("runs") / config.name
         with _stoppable(folder, "--resume"):
-            from tardis_fl.screen import Screen
+            from tardis_fl.report.terminal import Screen
             from tardis_fl.simulate import simulate as run
 
             run(config, folder, Screen(), resume=resume)
@@ -97,11 +97,11 @@ def federate(
             raise ConfigError(f"{given[0]}: has no effect on the engine {config.runtime.engine}; wanted --engine deployment, or leave it out")
         with _stoppable(folder, "--resume"):
             if real:
-                from tardis_fl.federate import federate as run_nodes
+                from tardis_fl.workflows.federate import federate as run_nodes
 
                 run_nodes(config, folder, num_nodes=nodes, secure=secure, port=port, resume=resume)
             else:
-                from tardis_fl.screen import Screen
+                from tardis_fl.report.terminal import Screen
                 from tardis_fl.simulate import simulate as run
 
                 run(config, folder, Screen(), resume=resume)
@@ -118,14 +118,14 @@ def sweep(
 ) -> None:
     """Run every combination of values over several seeds, and compare them; what is finished isn't run again."""
     with _errors_for_people():
-        from tardis_fl.sweep.grid import plan_sweep
+        from tardis_fl.workflows.sweep.grid import plan_sweep
 
         grid = plan_sweep(config_path, settings or [], num_seeds=seeds)
         folder = output or Path("runs") / f"{grid.name}-sweep"
         with _stoppable(folder, "the same command"):
             from rich.console import Console
 
-            from tardis_fl.sweep.running import run_sweep
+            from tardis_fl.workflows.sweep.runs import run_sweep
 
             console = Console(highlight=False)
             failed = run_sweep(grid, folder, console if console.is_terminal else Console(highlight=False, width=WIDE_TABLE)).failed
@@ -147,8 +147,8 @@ def baselines(
         config = load_config(config_path, overrides or [])
         folder = output or Path("runs") / config.name
         with _stoppable(folder, "the same command"):
-            from tardis_fl.reference_rows.running import add_reference_rows
-            from tardis_fl.screen import Screen
+            from tardis_fl.workflows.reference_trainings.command import add_reference_rows
+            from tardis_fl.report.terminal import Screen
 
             add_reference_rows(config, folder, Screen(), num_clients=clients)
 
@@ -167,8 +167,8 @@ def deploy(
 ) -> None:
     """Deploy a finished run again, with another policy, target, codec, hardware, load or faults; without training."""
     with _errors_for_people():
-        from tardis_fl.redeploy import redeploy
-        from tardis_fl.screen import Screen
+        from tardis_fl.workflows.redeploy import redeploy
+        from tardis_fl.report.terminal import Screen
 
         redeploy(run, overrides or [], Screen(), name=name)
 
@@ -182,8 +182,8 @@ def frontier(
 ) -> None:
     """Find the exact frontier of accuracy against every cost of a finished run, over the thresholds of all exits."""
     with _errors_for_people():
-        from tardis_fl.frontier_command import write_frontier
-        from tardis_fl.screen import Screen
+        from tardis_fl.workflows.frontier import write_frontier
+        from tardis_fl.report.terminal import Screen
 
         write_frontier(run, overrides or [], Screen(), axis=axis, name=name)
 
@@ -209,7 +209,7 @@ def describe(
 
     with _errors_for_people():
         config = load_config(config_path, overrides or [])
-        from tardis_fl.describe import describe as show
+        from tardis_fl.workflows.describe import describe as show
 
         show(config, cuts=cuts)
 
@@ -225,10 +225,10 @@ def export_onnx(
     with _errors_for_people():
         import torch
 
-        from tardis_fl.deployment.artefacts import read_manifest
-        from tardis_fl.deployment.onnx_export import compare_onnx
-        from tardis_fl.deployment.onnx_export import export_onnx as export
-        from tardis_fl.users_functions import imported
+        from tardis_fl.deployment.bundles.artefacts import read_manifest
+        from tardis_fl.deployment.bundles.onnx_export import compare_onnx
+        from tardis_fl.deployment.bundles.onnx_export import export_onnx as export
+        from tardis_fl.core.user_functions import imported
 
         build = imported(factory, "--factory") if factory else None
         for path in export(folder, build):
@@ -249,8 +249,8 @@ def import_seed(
 ) -> None:
     """Turn models that TARDIS Early Exit saved with torch.save into a folder without pickle."""
     with _errors_for_people():
-        from tardis_fl.deployment.artefacts import save_bundle
-        from tardis_fl.deployment.seed_models import import_seed_models
+        from tardis_fl.deployment.bundles.artefacts import save_bundle
+        from tardis_fl.deployment.bundles.seed_models import import_seed_models
 
         network, thresholds = import_seed_models(files, trust_pickle=trust_pickle)
         save_bundle(output, network, thresholds)

@@ -30,10 +30,10 @@ import numpy as np
 
 from benchmarks.engines.nodes import measure_nodes
 from benchmarks.engines.settings import SETTINGS, configuration
-from tardis_fl.federation.workspace import open_workspace
-from tardis_fl.local_deployment.processes import free_ports
-from tardis_fl.precision import num_cores
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.federation.client.resources import open_workspace
+from tardis_fl.federation.engines.local_flower.processes import free_ports
+from tardis_fl.core.compute import num_cores
+from tardis_fl.runs.folder import machine_facts
 
 WARM_UP = 2
 TARGETS = [  # setting, side, side that it is compared with, largest ratio of seconds

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks.engines.settings import configuration, take_turns
 from tardis_fl.data.augmentation import crop_and_flip
-from tardis_fl.federation.population import Population
-from tardis_fl.federation.workspace import Workspace, new_network, open_workspace
-from tardis_fl.precision import num_cores, training_arithmetic
+from tardis_fl.federation.conditions.population import Population
+from tardis_fl.federation.client.resources import Workspace, new_network, open_workspace
+from tardis_fl.core.compute import num_cores, training_arithmetic
 
 
 class Trainer:

@@ -23,9 +23,9 @@ from benchmarks.engine_overhead import Quiet
 from benchmarks.engines.settings import HELD_OUT, configuration
 from benchmarks.engines.timed_app import TIMES
 from tardis_fl.config import load_config
-from tardis_fl.federation.fleet import Fleet
+from tardis_fl.federation.transport.fleet import Fleet
 from tardis_fl.federation.rounds import FederationServer
-from tardis_fl.local_deployment.deployment import LocalDeployment
+from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
 
 NODES, POLL_SECONDS, LONGEST_SECONDS = 2, 0.2, 600.0
 STAGES = ["message waits until a process begins", "process starts and imports", "opens data and network", "trains and packs", "reply travels"]

@@ -60,7 +60,7 @@ runtime: {{precision: float32}}
 """
 
 SETTINGS = {"real": HUNDRED, "trivial": HUNDRED, "pfl": PFL}
-CLIENT_APPS = {"real": "tardis_fl.federation.client_app:app", "trivial": "benchmarks.engines.trivial:app", "pfl": "tardis_fl.federation.client_app:app"}
+CLIENT_APPS = {"real": "tardis_fl.federation.client.app:app", "trivial": "benchmarks.engines.trivial:app", "pfl": "tardis_fl.federation.client.app:app"}
 
 
 def configuration(setting: str, *overrides: str) -> Config:

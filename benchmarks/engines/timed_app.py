@@ -8,8 +8,8 @@ import psutil
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
-from tardis_fl.federation import client_app
-from tardis_fl.federation.workspace import workspace_of
+from tardis_fl.federation.client import app as client_app
+from tardis_fl.federation.client.resources import workspace_of
 
 TIMES = "times"
 

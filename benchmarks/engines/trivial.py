@@ -5,8 +5,8 @@ from __future__ import annotations
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from tardis_fl.federation import client_app
-from tardis_fl.federation.messages import Counts
+from tardis_fl.federation.client import app as client_app
+from tardis_fl.federation.transport.messages import Counts
 
 
 class TrivialApp(ClientApp):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simulations.chaos.scenarios import SCENARIOS
-from tardis_fl.run_folder import machine_facts
+from tardis_fl.runs.folder import machine_facts
 
 
 def main() -> None:

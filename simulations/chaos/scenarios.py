@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulations.chaos.stage import Outcome, Stage, perform
-from tardis_fl.local_deployment.certificates import write_certificates
-from tardis_fl.local_deployment.deployment import LocalDeployment
+from tardis_fl.federation.engines.local_flower.certificates import write_certificates
+from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
 
 REPLY_TIMEOUT, SLACK = 30.0, 10.0  # seconds: runtime.reply_timeout_s of the small run, and what may come on top of it
 SENDS_FEATURES, SENT = "Sending: query.features", "Sent successfully"  # in a SuperNode's log

@@ -16,8 +16,8 @@ import yaml
 
 from tardis_fl.config import parse_config
 from tardis_fl.errors import TardisError
-from tardis_fl.federate import _follow
-from tardis_fl.local_deployment.deployment import LocalDeployment
+from tardis_fl.workflows.federate import _follow
+from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
 
 CONFIG = """
 name: chaos

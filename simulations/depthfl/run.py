@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tardis_fl.config import load_config
-from tardis_fl.run_folder import machine_facts
-from tardis_fl.sweep.grid import Grid, Point
-from tardis_fl.sweep.intervals import Estimate
-from tardis_fl.sweep.running import run_sweep
+from tardis_fl.runs.folder import machine_facts
+from tardis_fl.workflows.sweep.grid import Grid, Point
+from tardis_fl.workflows.sweep.intervals import Estimate
+from tardis_fl.workflows.sweep.runs import run_sweep
 
 HERE = Path(__file__).parent
 ARMS = {

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tardis_fl.config.consistency import Problem, inconsistencies
+from tardis_fl.config.checks.consistency import Problem, inconsistencies
 from tardis_fl.config.deployment import TARGETS
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError

@@ -14,7 +14,7 @@ from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.roles import Indices, Shard, hold_out
 from tardis_fl.errors import DataError
-from tardis_fl.randomness import Purpose, integer_seed, numpy_generator
+from tardis_fl.core.randomness import Purpose, integer_seed, numpy_generator
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner

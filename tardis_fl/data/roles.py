@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.errors import DataError
-from tardis_fl.randomness import Purpose, numpy_generator
+from tardis_fl.core.randomness import Purpose, numpy_generator
 
 Indices = npt.NDArray[np.int64]
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from tardis_fl.config.schema import Config, DataConfig
 from tardis_fl.data.cache import cache_folder
-from tardis_fl.data.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10
-from tardis_fl.data.client_folders import TEST, client_folders, load_all_clients, load_one_client, load_servers_side
-from tardis_fl.data.image_folder import class_folders, load_image_folder
+from tardis_fl.data.datasets.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10
+from tardis_fl.data.datasets.client_folders import TEST, client_folders, load_all_clients, load_one_client, load_servers_side
+from tardis_fl.data.datasets.image_folder import class_folders, load_image_folder
 from tardis_fl.data.images import Dataset, ImageSet
-from tardis_fl.data.synthetic import load_synthetic
-from tardis_fl.randomness import Purpose, numpy_generator
+from tardis_fl.data.datasets.synthetic import load_synthetic
+from tardis_fl.core.randomness import Purpose, numpy_generator
 
 
 def data_root(data: DataConfig) -> Path:

@@ -13,12 +13,12 @@ from torch import Tensor
 from tardis_fl.codecs.metering import Meter
 from tardis_fl.codecs.names import parse_codec
 from tardis_fl.deployment.escalation import Outcome
-from tardis_fl.deployment.images import png_bytes, raw_bytes
-from tardis_fl.deployment.policies import extra_bytes
-from tardis_fl.early_exit.ensemble import ensemble_logits
+from tardis_fl.deployment.png import png_bytes, raw_bytes
+from tardis_fl.deployment.scoring.policies import extra_bytes
+from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
 from tardis_fl.early_exit.evaluation import evaluate_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
-from tardis_fl.early_exit.tracing import evaluation_mode
+from tardis_fl.early_exit.conversion.tracing import evaluation_mode
 
 
 @dataclass(frozen=True)

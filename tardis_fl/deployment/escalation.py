@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tardis_fl.codecs.quantisers import transfer
-from tardis_fl.deployment.mixing import mixed_draw
-from tardis_fl.deployment.policies import ScoringRule
+from tardis_fl.deployment.thresholds.mixing import mixed_draw
+from tardis_fl.deployment.scoring.policies import ScoringRule
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.atomic import write_bytes
+from tardis_fl.core.atomic import write_bytes
 from tardis_fl.codecs.metering import Meter
 from tardis_fl.codecs.names import parse_codec
 from tardis_fl.data.images import Dataset
-from tardis_fl.deployment.images import png_bytes
+from tardis_fl.deployment.png import png_bytes
 from tardis_fl.deployment.tables import read_exit_table
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable, evaluate_batches, exit_logits
 from tardis_fl.early_exit.network import Segment

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.config.schema import Config
-from tardis_fl.deployment.certificates.choice import CertificateRequest, check_enough
-from tardis_fl.deployment.deploying import cost_axes
-from tardis_fl.deployment.machines import Machines
-from tardis_fl.deployment.policies import extra_bytes
-from tardis_fl.deployment.sweep import checked_budget
-from tardis_fl.deployment.targets import BUDGETS
+from tardis_fl.deployment.thresholds.certificates.choice import CertificateRequest, check_enough
+from tardis_fl.deployment.pipeline import cost_axes
+from tardis_fl.deployment.queueing.machines import Machines
+from tardis_fl.deployment.scoring.policies import extra_bytes
+from tardis_fl.deployment.thresholds.sweep import checked_budget
+from tardis_fl.deployment.thresholds.targets import BUDGETS
 from tardis_fl.early_exit.counting import SegmentCost
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tardis_fl.codecs.names import BYTES_PER_VALUE
 from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.early_exit.network import EarlyExitNetwork
-from tardis_fl.early_exit.tracing import countable_attention, evaluation_mode
+from tardis_fl.early_exit.conversion.tracing import countable_attention, evaluation_mode
 
 
 @dataclass(frozen=True)

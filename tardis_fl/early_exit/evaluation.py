@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.early_exit.ensemble import ensemble_logits
-from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
+from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
+from tardis_fl.early_exit.training.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
-from tardis_fl.early_exit.tracing import evaluation_mode
+from tardis_fl.early_exit.conversion.tracing import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tardis_fl.early_exit.confidence import PerSampleScore, Score, checked_scores, checked_threshold, max_softmax_score
-from tardis_fl.early_exit.ensemble import Ensemble
-from tardis_fl.early_exit.loading import check_labels, chosen_device, labelled_batches
+from tardis_fl.early_exit.scoring.confidence import PerSampleScore, Score, checked_scores, checked_threshold, max_softmax_score
+from tardis_fl.early_exit.scoring.ensemble import Ensemble
+from tardis_fl.early_exit.training.loading import check_labels, chosen_device, labelled_batches
 from tardis_fl.early_exit.network import EarlyExitNetwork
-from tardis_fl.early_exit.patience import Patience
+from tardis_fl.early_exit.scoring.patience import Patience
 
 BATCH_SIZE = 250
 

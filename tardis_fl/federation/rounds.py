@@ -21,24 +21,24 @@ from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
-from tardis_fl.federation import messages
-from tardis_fl.federation.calibration_sums import STAGE, CalibrationSums, collect_sums
-from tardis_fl.federation.clock import VirtualClock
-from tardis_fl.federation.events import Listener, RoundRecord, Snapshot
-from tardis_fl.federation.feature_buffer import FeatureBuffer, Pieces, by_depth
-from tardis_fl.federation.fleet import Fleet, Reply
-from tardis_fl.federation.hold_outs import HoldOut, collect_hold_outs
-from tardis_fl.federation.lessons import Lessons
-from tardis_fl.federation.local_training import answering_exits, training_features
-from tardis_fl.federation.messages import Counts, FeatureBatch, Ledger
-from tardis_fl.federation.normalisation import PooledStatistics
-from tardis_fl.federation.round_state import RoundState
-from tardis_fl.federation.server_training import ServerTrainer, deeper_logits, epochs_a_round
-from tardis_fl.federation.updates import Updates
-from tardis_fl.federation.weights import Flat, HeldWeights
-from tardis_fl.federation.workspace import new_network, open_workspace
-from tardis_fl.precision import resolve_device, resolve_precision
-from tardis_fl.randomness import Purpose, torch_generator
+from tardis_fl.federation.transport import messages
+from tardis_fl.federation.server.calibration_sums import STAGE, CalibrationSums, collect_sums
+from tardis_fl.federation.conditions.clock import VirtualClock
+from tardis_fl.federation.callbacks import Listener, RoundRecord, Snapshot
+from tardis_fl.federation.server.feature_buffer import FeatureBuffer, Pieces, by_depth
+from tardis_fl.federation.transport.fleet import Fleet, Reply
+from tardis_fl.federation.server.held_out import HoldOut, collect_hold_outs
+from tardis_fl.federation.server.training_plan import Lessons
+from tardis_fl.federation.client.local_training import answering_exits, training_features
+from tardis_fl.federation.transport.messages import Counts, FeatureBatch, Ledger
+from tardis_fl.federation.client.norm_statistics import PooledStatistics
+from tardis_fl.federation.server.round_state import RoundState
+from tardis_fl.federation.server.deeper_training import ServerTrainer, deeper_logits, epochs_a_round
+from tardis_fl.federation.server.updates import Updates
+from tardis_fl.federation.transport.weights import Flat, HeldWeights
+from tardis_fl.federation.client.resources import new_network, open_workspace
+from tardis_fl.core.compute import resolve_device, resolve_precision
+from tardis_fl.core.randomness import Purpose, torch_generator
 
 
 @dataclass(frozen=True)

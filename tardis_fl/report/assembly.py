@@ -13,15 +13,15 @@ import numpy.typing as npt
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
 from tardis_fl.deployment.baselines import mean_bytes
-from tardis_fl.deployment.calibration import auroc, expected_calibration_error
-from tardis_fl.deployment.certificates import Certificate, Evaluation, GroupRisk
-from tardis_fl.deployment.deploying import Deployed
-from tardis_fl.deployment.machines import Machines
-from tardis_fl.deployment.policies import table_scores
-from tardis_fl.deployment.sweep import Sweep
+from tardis_fl.deployment.scoring.temperatures import auroc, expected_calibration_error
+from tardis_fl.deployment.thresholds.certificates import Certificate, Evaluation, GroupRisk
+from tardis_fl.deployment.pipeline import Deployed
+from tardis_fl.deployment.queueing.machines import Machines
+from tardis_fl.deployment.scoring.policies import table_scores
+from tardis_fl.deployment.thresholds.sweep import Sweep
 from tardis_fl.early_exit.counting import SegmentCost
-from tardis_fl.early_exit.scores import POLICIES
-from tardis_fl.federation.events import RoundRecord
+from tardis_fl.early_exit.scoring.scores import POLICIES
+from tardis_fl.federation.callbacks import RoundRecord
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import deployment_results as parts
 from tardis_fl.report import results

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tardis_fl.deployment.deploying import Prepared
-from tardis_fl.deployment.frontier import Frontier, frontier
-from tardis_fl.deployment.sweep import decide, mean_cost
+from tardis_fl.deployment.pipeline import Prepared
+from tardis_fl.deployment.thresholds.frontier import Frontier, frontier
+from tardis_fl.deployment.thresholds.sweep import decide, mean_cost
 
 SCHEMA_VERSION = 1
 AXES = {

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tardis_fl.config.schema import Config
-from tardis_fl.federation.population import Population
-from tardis_fl.federation.privacy import noise_std, privacy_spent
+from tardis_fl.federation.conditions.population import Population
+from tardis_fl.federation.conditions.privacy import noise_std, privacy_spent
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report.results import LeakResult, LocalPrivacyResult, PrivacyResult
 

@@ -118,7 +118,7 @@ class ClientsResult:
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """The same data, roles, seed and budget, trained otherwise; see `tardis_fl.reference_rows`.
+    """The same data, roles, seed and budget, trained otherwise; see `tardis_fl.workflows.reference_trainings`.
 
     accuracy: of each exit on the test samples, None where it wasn't trained; a mean where num_runs > 1, and then
     accuracy_std is the sample standard deviation over the runs. passes: over a training image, on average.

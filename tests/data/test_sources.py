@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from tardis_fl.data import cache
-from tardis_fl.data.cifar10 import load_cifar10
+from tardis_fl.data.datasets.cifar10 import load_cifar10
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.errors import DataError
-from tardis_fl.torchvision_guard import import_torchvision
+from tardis_fl.core.torchvision_guard import import_torchvision
 from tests.conftest import small_config
 
 
@@ -47,7 +47,7 @@ def test_parquet_is_decoded_once_and_memory_mapped_afterwards(tmp_path, monkeypa
     dataset = load_cifar10(tmp_path / "data", tmp_path / "cache")
     assert np.array_equal(dataset.train.images, images)
     assert dataset.train.labels.tolist() == [i % 10 for i in range(30)]
-    monkeypatch.setattr("tardis_fl.data.cifar10.decode_images", lambda *_, **__: pytest.fail("decoded twice"))
+    monkeypatch.setattr("tardis_fl.data.datasets.cifar10.decode_images", lambda *_, **__: pytest.fail("decoded twice"))
     again = load_cifar10(tmp_path / "data", tmp_path / "cache")
     assert isinstance(again.train.images, np.memmap)
     assert np.array_equal(again.train.images, images)
@@ -180,7 +180,7 @@ def test_a_limited_training_set_follows_the_seed():
 
 
 def test_synthetic_images_are_the_same_every_time_with_all_classes():
-    from tardis_fl.data.synthetic import draw
+    from tardis_fl.data.datasets.synthetic import draw
 
     (images, labels), (again, _) = (draw(100, 0.5, np.random.default_rng(1)) for _ in range(2))
     assert np.array_equal(images, again)
@@ -190,7 +190,7 @@ def test_synthetic_images_are_the_same_every_time_with_all_classes():
 
 def test_real_cifar10_is_complete_and_not_decoded_again(real_data, tmp_path, monkeypatch):
     dataset = load_cifar10(real_data, tmp_path)
-    monkeypatch.setattr("tardis_fl.data.cifar10.decode_images", lambda *_, **__: pytest.fail("decoded twice"))
+    monkeypatch.setattr("tardis_fl.data.datasets.cifar10.decode_images", lambda *_, **__: pytest.fail("decoded twice"))
     again = load_cifar10(real_data, tmp_path)
     assert (len(dataset.train), len(dataset.test)) == (50_000, 10_000)
     assert isinstance(again.train.images, np.memmap)

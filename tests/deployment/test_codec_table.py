@@ -15,7 +15,7 @@ from tardis_fl.codecs.names import BITS_PER_VALUE, CODEC_NAMES
 from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.deployment.codec_table import ImageRow, image_rows, measure_codecs
 from tardis_fl.deployment.escalation import Rule, replay
-from tardis_fl.deployment.images import png_bytes, raw_bytes
+from tardis_fl.deployment.png import png_bytes, raw_bytes
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
 from tests.reference import codecs as reference

@@ -8,7 +8,7 @@ import pytest
 from tardis_fl.deployment.tables import check_roles, read_exit_table
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable
 from tardis_fl.errors import DataError
-from tardis_fl.run_folder import RunFolder
+from tardis_fl.runs.folder import RunFolder
 from tests.conftest import small_config
 from tests.deployment.exit_tables import random_case, table_of
 

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from tardis_fl.config import parse_config
-from tardis_fl.config.consistency import warnings_about
+from tardis_fl.config.checks.consistency import warnings_about
 from tardis_fl.config.schema import ModelConfig
-from tardis_fl.data.cifar10 import NORMALISATION
+from tardis_fl.data.datasets.cifar10 import NORMALISATION
 from tardis_fl.early_exit.backbones import BUILDERS, BackboneOptions, build_backbone, build_network
 from tardis_fl.early_exit.backbones.layers import norm_layer
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.counting import num_parameters, segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork, segments_loss
 from tests.conftest import SMALL
-from tests.test_config import problems
+from tests.config.test_config import problems
 
 WITH_NORM = [name for name, info in CATALOGUE.items() if info.has_norm]
 
@@ -182,7 +182,7 @@ def test_the_small_resnet_keeps_the_weights_and_names_of_models_saved_before():
 
 
 def test_vgg19_is_cut_where_tardis_early_exit_cuts_torchvisions():
-    from tardis_fl.torchvision_guard import import_torchvision
+    from tardis_fl.core.torchvision_guard import import_torchvision
 
     features = import_torchvision("torchvision.models").vgg19(weights=None, num_classes=1).features
     network = build_network("vgg19", num_classes=10, seed=1)

@@ -18,8 +18,8 @@ from tardis_fl.early_exit import (
     test_networks,
     train_model,
 )
-from tardis_fl.early_exit.confidence import PerSampleScore
-from tardis_fl.torchvision_guard import import_torchvision
+from tardis_fl.early_exit.scoring.confidence import PerSampleScore
+from tardis_fl.core.torchvision_guard import import_torchvision
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(16, 3, 32, 32, generator=GENERATOR), torch.arange(16) % 10

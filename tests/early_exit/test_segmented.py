@@ -10,11 +10,11 @@ import torch
 
 from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.deployment.escalation import Rule, deploy, replay
-from tardis_fl.deployment.policies import table_scores
-from tardis_fl.deployment.thresholds import NEVER_ESCALATE, NEVER_EXIT, decide
+from tardis_fl.deployment.scoring.policies import table_scores
+from tardis_fl.deployment.thresholds.choice import NEVER_ESCALATE, NEVER_EXIT, decide
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.evaluation import TestTable, exit_logits
-from tardis_fl.early_exit.scores import score
+from tardis_fl.early_exit.scoring.scores import score
 from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate
 from tests.reference.deployment import one_by_one
 

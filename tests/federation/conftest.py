@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from tardis_fl.federation import messages
+from tardis_fl.federation.transport import messages
 from tardis_fl.federation.engines import CLIENT_APP, run_apps
-from tardis_fl.federation.server_app import build_server_app
+from tardis_fl.federation.server.app import build_server_app
 
 
 class Recorder:

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.data.roles import Role
-from tardis_fl.early_exit.losses import Distillation
-from tardis_fl.federation.lessons import Lessons
-from tardis_fl.federation.local_training import Lesson, answering_exits, batches, finish_step, train_segments
-from tardis_fl.federation.messages import Counts
-from tardis_fl.federation.normalisation import PooledStatistics, client_statistics, running_norms
-from tardis_fl.federation.schedule import learning_rate
-from tardis_fl.federation.workspace import new_network, open_workspace
+from tardis_fl.early_exit.training.losses import Distillation
+from tardis_fl.federation.server.training_plan import Lessons
+from tardis_fl.federation.client.local_training import Lesson, answering_exits, batches, finish_step, train_segments
+from tardis_fl.federation.transport.messages import Counts
+from tardis_fl.federation.client.norm_statistics import PooledStatistics, client_statistics, running_norms
+from tardis_fl.federation.server.learning_rate import learning_rate
+from tardis_fl.federation.client.resources import new_network, open_workspace
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 

@@ -8,14 +8,14 @@ import torch
 
 from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
-from tardis_fl.federation import client_app as client_module
-from tardis_fl.federation import messages
+from tardis_fl.federation.client import app as client_module
+from tardis_fl.federation.transport import messages
 from tardis_fl.federation.engines.inline import InlineGrid
-from tardis_fl.federation.population import Population
+from tardis_fl.federation.conditions.population import Population
 from tardis_fl.federation.rounds import view_of
-from tardis_fl.federation.weights import HeldWeights
-from tardis_fl.federation.workspace import new_network, open_workspace
-from tardis_fl.randomness import Purpose, torch_generator
+from tardis_fl.federation.transport.weights import HeldWeights
+from tardis_fl.federation.client.resources import new_network, open_workspace
+from tardis_fl.core.randomness import Purpose, torch_generator
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.reference.federation import plain_sgd

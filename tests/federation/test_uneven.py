@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tardis_fl.data.roles import Role
-from tardis_fl.federation.local_training import Lesson, train_segments
-from tardis_fl.federation.population import Population
-from tardis_fl.federation.workspace import new_network, open_workspace
-from tardis_fl.randomness import Purpose, torch_generator
+from tardis_fl.federation.client.local_training import Lesson, train_segments
+from tardis_fl.federation.conditions.population import Population
+from tardis_fl.federation.client.resources import new_network, open_workspace
+from tardis_fl.core.randomness import Purpose, torch_generator
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.reference.federation import uneven_round

@@ -11,7 +11,7 @@ from rich.console import Console
 from tardis_fl.report.render import render_html, render_markdown
 from tardis_fl.report.results import wilson_interval
 from tardis_fl.report.text import bytes_text, duration_text, percent
-from tardis_fl.screen import Screen
+from tardis_fl.report.terminal import Screen
 from tardis_fl.simulate import simulate
 from tests.conftest import small_config
 

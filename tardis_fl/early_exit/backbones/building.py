@@ -13,7 +13,7 @@ from tardis_fl.early_exit.backbones.backbone import Backbone, BackboneOptions
 from tardis_fl.early_exit.backbones.layers import Norm, named
 from tardis_fl.early_exit.backbones.registry import BUILDERS
 from tardis_fl.early_exit.catalogue import CATALOGUE, BackboneInfo
-from tardis_fl.early_exit.cuts import candidate_cuts, choose_cuts
+from tardis_fl.early_exit.conversion.cuts import candidate_cuts, choose_cuts
 from tardis_fl.early_exit.exits import adaptive_exit
 from tardis_fl.early_exit.network import EarlyExitNetwork, Recipe
 

@@ -15,7 +15,7 @@ from tardis_fl.federation.engines.ray_engine import check_ray, run_on_ray
 from tardis_fl.federation.engines.workers import WorkerProcesses
 
 TESTED_FLOWER = "1.41."
-CLIENT_APP = "tardis_fl.federation.client_app:app"
+CLIENT_APP = "tardis_fl.federation.client.app:app"
 
 
 def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> None:

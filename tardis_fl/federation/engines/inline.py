@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from tardis_fl.federation.own_errors import CLIENT_APP_RAISED, own_traceback
+from tardis_fl.federation.client.errors import CLIENT_APP_RAISED, own_traceback
 
 FIRST_NODE_ID = 1
 SERVER_NODE_ID = 0

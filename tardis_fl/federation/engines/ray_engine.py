@@ -18,7 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import RunError, TardisError
-from tardis_fl.precision import MOST_THREADS
+from tardis_fl.core.compute import MOST_THREADS
 
 SERVER_SECONDS_TO_END = 30.0
 CONNECT_SECONDS = 5.0

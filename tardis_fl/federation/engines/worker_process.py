@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tardis_fl.federation.engines.arena import Arena
+from tardis_fl.federation.engines.shared_memory import Arena
 from tardis_fl.federation.engines.inline import Request, answer, give_id, imported_app, take_identity
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict  # isort: skip

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from flwr.app import Error, Message
 
-from tardis_fl.federation.engines.arena import Arena
+from tardis_fl.federation.engines.shared_memory import Arena
 from tardis_fl.federation.engines.inline import Answer, Request
 from tardis_fl.federation.engines.worker_process import Done, Introduction, Order, Records
-from tardis_fl.precision import MOST_THREADS
+from tardis_fl.core.compute import MOST_THREADS
 
 CLIENT_APP_CRASHED = 8  # Flower's code for a process that ended
 AHEAD_PER_WORKER = 8  # requests that may be worked on ahead of the oldest one without an answer: that many updates may wait in memory

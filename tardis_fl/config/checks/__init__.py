@@ -1,0 +1,1 @@
+"""Combinations of keys that can't work together, and options without effect."""

@@ -1,0 +1,1 @@
+"""What all rooms share: randomness, compute, atomic files, plug-ins, and the guard around torchvision."""

@@ -1,0 +1,1 @@
+"""From exit tables to scores: policies and temperatures."""

@@ -1,0 +1,1 @@
+"""Turns any model into segments: trace, find cuts, cut."""

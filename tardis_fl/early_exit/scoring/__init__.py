@@ -1,0 +1,1 @@
+"""Confidence scores of exits, ensembles of exits, and sums over scored samples."""

@@ -1,0 +1,1 @@
+"""Trains early-exit networks in one place."""

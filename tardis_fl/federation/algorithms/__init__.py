@@ -1,0 +1,1 @@
+"""Federated algorithms, one a file, each with its client half and its server half."""

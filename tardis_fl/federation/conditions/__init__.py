@@ -1,0 +1,1 @@
+"""What real fleets are like: availability, time, faults, privacy."""
