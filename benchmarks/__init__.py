@@ -1,1 +1,4 @@
-"""Measurements that README and docs quote; each writes its JSON to `results/`. A package, since Opacus installs one of this name too."""
+"""Measurements that README and docs quote; each writes its JSON to `results/`.
+
+A package, since Opacus installs one of this name too.
+"""

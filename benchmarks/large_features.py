@@ -2,10 +2,12 @@
 
     python -m benchmarks.large_features [--pieces 32] [--output FILE]
 
-One SuperNode sends the features of its whole shard to the server in pieces. The resident memory of the processes that work on it
-(without mapped files) is looked at ten times a second, and its peak compared with that of a run with a twentieth of the images in
-pieces of the same size, whose training takes the same memory. What is beyond it are the features themselves, which the client computes
-piece by piece and the server keeps twice (the round's, and those of the final epoch), and what pieces cost.
+One SuperNode sends the features of its whole shard to the server in pieces. The resident memory of
+the processes that work on it (without mapped files) is looked at ten times a second, and its peak
+compared with that of a run with a twentieth of the images in pieces of the same size, whose
+training takes the same memory. What is beyond it are the features themselves, which the client
+computes piece by piece and the server keeps twice (the round's, and those of the final epoch), and
+what pieces cost.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import psutil
 import yaml
 
 from tardis_fl.config import parse_config
-from tardis_fl.workflows.federate import _follow
 from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
 from tardis_fl.runs.folder import machine_facts
+from tardis_fl.workflows.federate import _follow
 
 MIB, IMAGES = 2**20, 10_200
 CONFIG = """
@@ -75,14 +77,22 @@ class Memory(threading.Thread):
                         found = psutil.Process(program.pid)
                         for process in [found, *found.children(recursive=True)]:
                             if any(word.endswith(words) for word in process.cmdline()[:2]):
-                                self.seen[name].append((time.monotonic() - began, private_mib(process)))
+                                self.seen[name].append(
+                                    (time.monotonic() - began, private_mib(process))
+                                )
                     except psutil.NoSuchProcess:
                         continue
 
 
 def measure(pieces_mib: int, num_train: int) -> dict:
     """Runs the deployment once; returns peaks of memory, and the bytes that travelled."""
-    config = parse_config(CONFIG, overrides=[f"federation.piece_bytes={pieces_mib * MIB}", f"data.synthetic.num_train={num_train}"])
+    config = parse_config(
+        CONFIG,
+        overrides=[
+            f"federation.piece_bytes={pieces_mib * MIB}",
+            f"data.synthetic.num_train={num_train}",
+        ],
+    )
     with tempfile.TemporaryDirectory() as name:
         private = Path(name)
         follow, run = private / "follow", private / "run"
@@ -92,7 +102,14 @@ def measure(pieces_mib: int, num_train: int) -> dict:
             memory = Memory(deployment)
             memory.start()
             began = time.monotonic()
-            deployment.submit({"config": str(private / "config.yaml"), "output": str(run), "resume": False, "follow": str(follow)})
+            deployment.submit(
+                {
+                    "config": str(private / "config.yaml"),
+                    "output": str(run),
+                    "resume": False,
+                    "follow": str(follow),
+                }
+            )
             _follow(deployment, follow)
             seconds = time.monotonic() - began
             memory.over.set()
@@ -101,23 +118,48 @@ def measure(pieces_mib: int, num_train: int) -> dict:
         report = json.loads((run / "report.json").read_text())
     peaks = {name: max(value for _, value in values) for name, values in memory.seen.items()}
     return {
-        "piece_mib": pieces_mib, "features_up_mib": report["federation"]["bytes_up"]["features"] / MIB, "samples_trained": epoch["server"]["num_samples"],
-        "seconds": seconds, "peak_private_mib": peaks,
-    }  # fmt: skip
+        "piece_mib": pieces_mib,
+        "features_up_mib": report["federation"]["bytes_up"]["features"] / MIB,
+        "samples_trained": epoch["server"]["num_samples"],
+        "seconds": seconds,
+        "peak_private_mib": peaks,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pieces", type=int, nargs="+", default=[32, 1024], help="largest pieces in MiB; the last one holds everything")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "large_features.json")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pieces",
+        type=int,
+        nargs="+",
+        default=[32, 1024],
+        help="largest pieces in MiB; the last one holds everything",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "large_features.json"
+    )
     arguments = parser.parse_args()
     few = measure(min(arguments.pieces), IMAGES // 20)
     rows = [measure(size, IMAGES) for size in arguments.pieces]
     for row in rows:
-        row["beyond_few_images_mib"] = {name: peak - few["peak_private_mib"][name] for name, peak in row["peak_private_mib"].items()}
-        beyond = ", ".join(f"{name} {value:.0f} MiB" for name, value in row["beyond_few_images_mib"].items())
-        print(f"pieces of {row['piece_mib']} MiB: {row['features_up_mib']:.0f} MiB of features in {row['seconds']:.0f} s; memory beyond few images: {beyond}")
-    result = {"command": "python -m benchmarks.large_features", **machine_facts(), "few_images": few, "runs": rows}
+        row["beyond_few_images_mib"] = {
+            name: peak - few["peak_private_mib"][name]
+            for name, peak in row["peak_private_mib"].items()
+        }
+        beyond = ", ".join(
+            f"{name} {value:.0f} MiB" for name, value in row["beyond_few_images_mib"].items()
+        )
+        print(
+            f"pieces of {row['piece_mib']} MiB: {row['features_up_mib']:.0f} MiB of features in {row['seconds']:.0f} s; memory beyond few images: {beyond}"
+        )
+    result = {
+        "command": "python -m benchmarks.large_features",
+        **machine_facts(),
+        "few_images": few,
+        "runs": rows,
+    }
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 

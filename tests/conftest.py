@@ -18,9 +18,13 @@ hypothesis.settings.register_profile("tests", deadline=None)  # no test depends 
 hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
-REAL_DATA = os.environ.pop("TARDIS_FL_DATA", None) or os.environ.get("REAL_CIFAR10")  # tests say themselves where they read from
+REAL_DATA = os.environ.pop("TARDIS_FL_DATA", None) or os.environ.get(
+    "REAL_CIFAR10"
+)  # tests say themselves where they read from
 if REAL_DATA:
-    os.environ["REAL_CIFAR10"] = REAL_DATA  # for the processes that pytest-xdist starts, which no longer see the other one
+    os.environ["REAL_CIFAR10"] = (
+        REAL_DATA  # for the processes that pytest-xdist starts, which no longer see the other one
+    )
 
 SMALL = """
 name: small

@@ -1,7 +1,7 @@
 """The bare PyTorch loop, without messages: python -m benchmarks.engines.bare SETTING PROCESSES.
 
-One process with as many threads as there are cores, or processes of one thread each, which share the clients of a round,
-have the images mapped, and leave their sums in shared memory.
+One process with as many threads as there are cores, or processes of one thread each, which share
+the clients of a round, have the images mapped, and leave their sums in shared memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from benchmarks.engines.settings import configuration, take_turns
-from tardis_fl.data.augmentation import crop_and_flip
-from tardis_fl.federation.conditions.population import Population
-from tardis_fl.federation.client.resources import Workspace, new_network, open_workspace
 from tardis_fl.core.compute import num_cores, training_arithmetic
+from tardis_fl.data.augmentation import crop_and_flip
+from tardis_fl.federation.client.resources import ClientResources, new_network, open_resources
+from tardis_fl.federation.conditions.population import Population
 
 
 class Trainer:
@@ -29,19 +29,33 @@ class Trainer:
 
     def __init__(self, setting: str, seed: int) -> None:
         self.trivial, config = setting == "trivial", configuration(setting)
-        self.work: Workspace = open_workspace(config.model_dump_json())
+        self.work: ClientResources = open_resources(config.model_dump_json())
         self.network = new_network(config, self.work.dataset.num_classes)
         self.generator = torch.Generator().manual_seed(seed)
-        self.exit_weights = [0.0] * (config.num_segments - 1) + [1.0] if config.federation.client_exits == "last" else config.exit_weights
+        self.exit_weights = (
+            [0.0] * (config.num_segments - 1) + [1.0]
+            if config.federation.client_exits == "last"
+            else config.exit_weights
+        )
 
     def start(self) -> Tensor:
         """Returns all parameters and buffers of floats, flat."""
-        return torch.cat([tensor.reshape(-1) for tensor in self.network.state_dict().values() if tensor.is_floating_point()])
+        return torch.cat(
+            [
+                tensor.reshape(-1)
+                for tensor in self.network.state_dict().values()
+                if tensor.is_floating_point()
+            ]
+        )
 
     def load(self, flat: Tensor) -> None:
         """Takes over what `start` returned."""
-        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensors = [
+            tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()
+        ]
+        for tensor, part in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
     def train(self, clients: list[int], start: Tensor, total: Tensor) -> int:
@@ -60,7 +74,11 @@ class Trainer:
         work, settings = self.work, self.work.config.federation.client
         self.network.train()
         optimizer = torch.optim.SGD(
-            self.network.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0
+            self.network.parameters(),
+            settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
         )
         for rows in torch.randperm(len(own), generator=self.generator).split(settings.batch_size):
             images, labels = work.data.images[own[rows]], work.data.labels[own[rows]]
@@ -68,7 +86,11 @@ class Trainer:
                 images = crop_and_flip(images, self.generator)
             with training_arithmetic(work.precision, work.device):
                 logits = self.network(work.data.normalisation(images)).unbind(1)
-                loss = sum(weight * nn.functional.cross_entropy(row.float(), labels) for weight, row in zip(self.exit_weights, logits, strict=True) if weight)
+                loss = sum(
+                    weight * nn.functional.cross_entropy(row.float(), labels)
+                    for weight, row in zip(self.exit_weights, logits, strict=True)
+                    if weight
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -96,11 +118,21 @@ def _work(setting: str, place: int, weights: Tensor, totals: Tensor, orders, ans
 
 
 def in_processes(setting: str, count: int) -> None:
-    context, population = torch.multiprocessing.get_context("spawn"), Population(configuration(setting))
+    context, population = (
+        torch.multiprocessing.get_context("spawn"),
+        Population(configuration(setting)),
+    )
     weights = Trainer(setting, 0).start().share_memory_()
     totals = torch.zeros(count, len(weights), dtype=torch.float64).share_memory_()
     orders, answers = [context.SimpleQueue() for _ in range(count)], context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(setting, place, weights, totals, orders[place], answers), daemon=True) for place in range(count)]
+    processes = [
+        context.Process(
+            target=_work,
+            args=(setting, place, weights, totals, orders[place], answers),
+            daemon=True,
+        )
+        for place in range(count)
+    ]
     for process in processes:
         process.start()
 

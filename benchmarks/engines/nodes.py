@@ -1,7 +1,7 @@
 """A round on real Flower processes of this machine, and where its time goes.
 
-Two nodes train 128 images each, once a round, and send the whole network; two threads of training would take what the side
-`inline, workers` takes for two of its hundred clients.
+Two nodes train 128 images each, once a round, and send the whole network; two threads of training
+would take what the side `inline, workers` takes for two of its hundred clients.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ from benchmarks.engine_overhead import Quiet
 from benchmarks.engines.settings import HELD_OUT, configuration
 from benchmarks.engines.timed_app import TIMES
 from tardis_fl.config import load_config
-from tardis_fl.federation.transport.fleet import Fleet
-from tardis_fl.federation.rounds import FederationServer
 from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
+from tardis_fl.federation.rounds import FederationServer
+from tardis_fl.federation.transport.fleet import Fleet
 
 NODES, POLL_SECONDS, LONGEST_SECONDS = 2, 0.2, 600.0
-STAGES = ["message waits until a process begins", "process starts and imports", "opens data and network", "trains and packs", "reply travels"]
+STAGES = [
+    "message waits until a process begins",
+    "process starts and imports",
+    "opens data and network",
+    "trains and packs",
+    "reply travels",
+]
 
 server_app = ServerApp()
 
@@ -52,8 +58,17 @@ class TimedGrid:
         replies = list(self._grid.pull_messages(message_ids))
         for reply in replies:
             times: Any = reply.content.metric_records[TIMES]
-            moments = [self._pushed[reply.metadata.reply_to_message_id], times["began"], times["called"], times["opened"], times["done"], time.time()]
-            self.messages.append([after - before for before, after in zip(moments, moments[1:], strict=False)])
+            moments = [
+                self._pushed[reply.metadata.reply_to_message_id],
+                times["began"],
+                times["called"],
+                times["opened"],
+                times["done"],
+                time.time(),
+            ]
+            self.messages.append(
+                [after - before for before, after in zip(moments, moments[1:], strict=False)]
+            )
         return replies
 
     def __getattr__(self, name: str) -> Any:
@@ -79,25 +94,40 @@ def main(grid: Grid, context: Context) -> None:
 def measure_nodes(rounds: int) -> dict[str, Any]:
     """Runs a deployment of two nodes; returns seconds a round, and the median seconds of a message's stages. The first round doesn't count."""
     config = configuration(
-        "real", "runtime.engine=deployment", f"federation.num_clients={NODES}", f"federation.rounds={rounds + 1}",
+        "real",
+        "runtime.engine=deployment",
+        f"federation.num_clients={NODES}",
+        f"federation.rounds={rounds + 1}",
         f"data.synthetic.num_train={NODES * (128 + HELD_OUT)}",
-    )  # fmt: skip
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    )
     with tempfile.TemporaryDirectory() as name:
         private, found = Path(name), Path(name) / "found.json"
         (private / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-        apps = {"server_app": "benchmarks.engines.nodes:server_app", "client_app": "benchmarks.engines.timed_app:app"}
+        apps = {
+            "server_app": "benchmarks.engines.nodes:server_app",
+            "client_app": "benchmarks.engines.timed_app:app",
+        }
         with LocalDeployment(private, NODES, **apps) as deployment:
             deployment.submit({"config": str(private / "config.yaml"), "output": str(found)})
             began = time.monotonic()
             while not found.exists():
                 if time.monotonic() - began > LONGEST_SECONDS:
-                    raise RuntimeError(f"no result after {LONGEST_SECONDS:g} s: {deployment.superlink.last_lines()}")
+                    raise RuntimeError(
+                        f"no result after {LONGEST_SECONDS:g} s: {deployment.superlink.last_lines()}"
+                    )
                 time.sleep(POLL_SECONDS)
         counted = json.loads(found.read_text())[1:]
     seconds = [entry["seconds"] for entry in counted]
     stages = zip(*(message for entry in counted for message in entry["messages"]), strict=True)
     return {
-        "nodes": NODES, "n": rounds, "seconds_a_round": seconds, "median_seconds_a_round": statistics.median(seconds),
-        "median_seconds_of_a_message": dict(zip(STAGES, map(statistics.median, stages), strict=True)),
-    }  # fmt: skip
+        "nodes": NODES,
+        "n": rounds,
+        "seconds_a_round": seconds,
+        "median_seconds_a_round": statistics.median(seconds),
+        "median_seconds_of_a_message": dict(
+            zip(STAGES, map(statistics.median, stages), strict=True)
+        ),
+    }

@@ -9,10 +9,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.engine_overhead import Quiet
 from benchmarks.engines.settings import CLIENT_APPS, configuration, take_turns
-from tardis_fl.federation.engines import run_apps
-from tardis_fl.federation.transport.fleet import Fleet
-from tardis_fl.federation.rounds import FederationServer
 from tardis_fl.core.compute import use_threads
+from tardis_fl.federation.engines import run_apps
+from tardis_fl.federation.rounds import FederationServer
+from tardis_fl.federation.transport.fleet import Fleet
 
 
 def main() -> None:

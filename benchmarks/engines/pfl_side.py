@@ -1,8 +1,9 @@
 """pfl-research on the setting `pfl`, in an environment of its own: python pfl_side.py USERS.npz, once for each worker.
 
-This file runs where pfl is installed and nothing of ours is. Its processes find each other as pfl's guide says, by
-PFL_WORKER_ADDRESSES and PFL_WORKER_RANK; the first of them takes turns with the other sides. Where its time begins and
-ends is the end of an iteration, so a turn is a whole iteration of pfl's own loop, its metrics included.
+This file runs where pfl is installed and nothing of ours is. Its processes find each other as pfl's
+guide says, by PFL_WORKER_ADDRESSES and PFL_WORKER_RANK; the first of them takes turns with the
+other sides. Where its time begins and ends is the end of an iteration, so a turn is a whole
+iteration of pfl's own loop, its metrics included.
 """
 
 from __future__ import annotations
@@ -40,9 +41,16 @@ class FlattenPositions(nn.Module):
 def network(num_classes: int) -> nn.Module:
     """The same layers as our `simple_cnn`, in the same order of memory."""
     layers = nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-        FlattenPositions(), nn.Linear(64 * 14 * 14, 128), nn.ReLU(), nn.Linear(128, num_classes),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+        nn.Conv2d(3, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        FlattenPositions(),
+        nn.Linear(64 * 14 * 14, 128),
+        nn.ReLU(),
+        nn.Linear(128, num_classes),
+    ).to(memory_format=torch.channels_last)
 
     def loss(self, images, labels, eval=False):
         self.eval() if eval else self.train()
@@ -74,20 +82,37 @@ class Turns(TrainingProcessCallback):
 def main() -> None:
     torch.set_num_threads(1)
     users = np.load(sys.argv[1])
-    images, labels = torch.from_numpy(users["images"]), torch.from_numpy(users["labels"])  # (users, 50, 32, 32, 3) uint8, (users, 50)
-    mean, deviation = torch.from_numpy(users["mean"]).view(3, 1, 1), torch.from_numpy(users["deviation"]).view(3, 1, 1)
+    images, labels = (
+        torch.from_numpy(users["images"]),
+        torch.from_numpy(users["labels"]),
+    )  # (users, 50, 32, 32, 3) uint8, (users, 50)
+    mean, deviation = (
+        torch.from_numpy(users["mean"]).view(3, 1, 1),
+        torch.from_numpy(users["deviation"]).view(3, 1, 1),
+    )
 
     def make_user(user: str) -> Dataset:
         inputs = (images[int(user)].permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-        return Dataset(raw_data=[inputs.contiguous(memory_format=torch.channels_last), labels[int(user)]])
+        return Dataset(
+            raw_data=[inputs.contiguous(memory_format=torch.channels_last), labels[int(user)]]
+        )
 
-    data = FederatedDataset(make_user, get_user_sampler("random", [str(user) for user in range(len(images))]))
+    data = FederatedDataset(
+        make_user, get_user_sampler("random", [str(user) for user in range(len(images))])
+    )
     module = network(10)
     model = PyTorchModel(
-        module, local_optimizer_create=torch.optim.SGD, central_optimizer=torch.optim.SGD(module.parameters(), 1.0)
-    )  # fmt: skip
+        module,
+        local_optimizer_create=torch.optim.SGD,
+        central_optimizer=torch.optim.SGD(module.parameters(), 1.0),
+    )
     FederatedAveraging().run(
-        NNAlgorithmParams(central_num_iterations=10**6, evaluation_frequency=10**9, train_cohort_size=COHORT, val_cohort_size=0),
+        NNAlgorithmParams(
+            central_num_iterations=10**6,
+            evaluation_frequency=10**9,
+            train_cohort_size=COHORT,
+            val_cohort_size=0,
+        ),
         SimulatedBackend(training_data=data, val_data=data),
         model,
         NNTrainHyperParams(local_num_epochs=1, local_learning_rate=RATE, local_batch_size=BATCH),

@@ -35,7 +35,8 @@ federation:
 {COMMON}
 """
 
-# pfl-research's benchmark on CIFAR-10: 1,000 clients with 50 images, 50 of them a round, batches of 10, one epoch, SGD 0.1;
+# pfl-research's benchmark on CIFAR-10: 1,000 clients with 50 images, 50 of them a round, batches of
+# 10, one epoch, SGD 0.1;
 # an exit that isn't trained sits beside the network's own, where the other one is trained
 PFL = f"""
 name: engines_pfl
@@ -60,7 +61,11 @@ runtime: {{precision: float32}}
 """
 
 SETTINGS = {"real": HUNDRED, "trivial": HUNDRED, "pfl": PFL}
-CLIENT_APPS = {"real": "tardis_fl.federation.client.app:app", "trivial": "benchmarks.engines.trivial:app", "pfl": "tardis_fl.federation.client.app:app"}
+CLIENT_APPS = {
+    "real": "tardis_fl.federation.client.app:app",
+    "trivial": "benchmarks.engines.trivial:app",
+    "pfl": "tardis_fl.federation.client.app:app",
+}
 
 
 def configuration(setting: str, *overrides: str) -> Config:

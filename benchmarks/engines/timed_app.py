@@ -9,7 +9,7 @@ from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
 from tardis_fl.federation.client import app as client_app
-from tardis_fl.federation.client.resources import workspace_of
+from tardis_fl.federation.client.resources import resources_of
 
 TIMES = "times"
 
@@ -19,10 +19,17 @@ class TimedApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         called = time.time()
-        workspace_of(message, context)
+        resources_of(message, context)
         opened = time.time()
         reply = client_app.app(message, context)
-        reply.content[TIMES] = MetricRecord({"began": psutil.Process().create_time(), "called": called, "opened": opened, "done": time.time()})
+        reply.content[TIMES] = MetricRecord(
+            {
+                "began": psutil.Process().create_time(),
+                "called": called,
+                "opened": opened,
+                "done": time.time(),
+            }
+        )
         return reply
 
 

@@ -12,13 +12,23 @@ from simulations.chaos.stage import Outcome, Stage, perform
 from tardis_fl.federation.engines.local_flower.certificates import write_certificates
 from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
 
-REPLY_TIMEOUT, SLACK = 30.0, 10.0  # seconds: runtime.reply_timeout_s of the small run, and what may come on top of it
+REPLY_TIMEOUT, SLACK = (
+    30.0,
+    10.0,
+)  # seconds: runtime.reply_timeout_s of the small run, and what may come on top of it
 SENDS_FEATURES, SENT = "Sending: query.features", "Sent successfully"  # in a SuperNode's log
 SECONDS_TO_ANNOUNCE = 0.2
 LARGE_REPLIES = (  # 29 MB of features in one message from each node
-    "data.synthetic.num_train=1500", "model.backbone=resnet20", "model.width=32", "model.cuts=[stem, layer2_0]", "federation.client_depth=1",
-    "federation.rounds=1", "federation.server_epochs=1", "federation.feature_codec=float32", "federation.piece_bytes=536870912",
-)  # fmt: skip
+    "data.synthetic.num_train=1500",
+    "model.backbone=resnet20",
+    "model.width=32",
+    "model.cuts=[stem, layer2_0]",
+    "federation.client_depth=1",
+    "federation.rounds=1",
+    "federation.server_epochs=1",
+    "federation.feature_codec=float32",
+    "federation.piece_bytes=536870912",
+)
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,17 @@ def _killed_while_it_sends(folder: Path) -> Outcome:
 
     def act(stage: Stage) -> None:
         log = stage.deployment.folder / "node_1.log"
-        stage.await_that(lambda: log.exists() and SENDS_FEATURES in log.read_text(), "node 1 to send features")
+        stage.await_that(
+            lambda: log.exists() and SENDS_FEATURES in log.read_text(), "node 1 to send features"
+        )
         time.sleep(SECONDS_TO_ANNOUNCE)
         stage.kill(1)
         if SENT in log.read_text().partition(SENDS_FEATURES)[2]:
             raise TimeoutError("node 1 had sent all when it was killed; give it more to send")
         killed, screen = time.monotonic(), stage.deployment.folder / "follow" / "screen.txt"
-        stage.await_that(lambda: "failed in features" in screen.read_text(), "the server to give node 1 up")
+        stage.await_that(
+            lambda: "failed in features" in screen.read_text(), "the server to give node 1 up"
+        )
         waited = time.monotonic() - killed
         stage.tell(f"the server gives it up after {waited:.0f} s")
         if waited > REPLY_TIMEOUT + SLACK:
@@ -94,7 +108,9 @@ def _joins_late(folder: Path) -> Outcome:
         stage.tell("node 2 is started")
         stage.deployment.start_node(2)
 
-    return perform(folder, act, nodes=2, overrides=("runtime.min_nodes=2", "runtime.nodes_timeout_s=5"))
+    return perform(
+        folder, act, nodes=2, overrides=("runtime.min_nodes=2", "runtime.nodes_timeout_s=5")
+    )
 
 
 def _superlink_killed(folder: Path) -> Outcome:
@@ -105,11 +121,18 @@ def _superlink_killed(folder: Path) -> Outcome:
 
     first = perform(folder, act)
     assert first.error is not None and first.error.startswith("the SuperLink ended"), first
-    second = perform(folder, lambda stage: stage.tell("the run goes on with a new SuperLink"), resume=True)
+    second = perform(
+        folder, lambda stage: stage.tell("the run goes on with a new SuperLink"), resume=True
+    )
     return Outcome(
-        second.error, second.failures, second.round_seconds, first.screen + second.screen, [*first.told, *second.told],
-        first.seconds + second.seconds, first.left_behind + second.left_behind,
-    )  # fmt: skip
+        second.error,
+        second.failures,
+        second.round_seconds,
+        first.screen + second.screen,
+        [*first.told, *second.told],
+        first.seconds + second.seconds,
+        first.left_behind + second.left_behind,
+    )
 
 
 def _superlink_restarted(folder: Path) -> Outcome:
@@ -152,7 +175,9 @@ def _same_partition(folder: Path) -> Outcome:
     def start(deployment: LocalDeployment) -> None:
         deployment.start_node(2, partition=1)
 
-    return perform(folder, lambda stage: stage.tell("nodes 1 and 2 have partition-id 1"), nodes=2, before=start)
+    return perform(
+        folder, lambda stage: stage.tell("nodes 1 and 2 have partition-id 1"), nodes=2, before=start
+    )
 
 
 def _unregistered_key(folder: Path) -> Outcome:
@@ -161,9 +186,13 @@ def _unregistered_key(folder: Path) -> Outcome:
         stranger._process.wait(60)
 
     return perform(
-        folder, lambda stage: stage.tell("node 2's key isn't registered"), nodes=2, secure=True, before=start,
+        folder,
+        lambda stage: stage.tell("node 2's key isn't registered"),
+        nodes=2,
+        secure=True,
+        before=start,
         overrides=("runtime.min_nodes=2", "runtime.nodes_timeout_s=5"),
-    )  # fmt: skip
+    )
 
 
 def _foreign_certificate(folder: Path) -> Outcome:
@@ -172,7 +201,9 @@ def _foreign_certificate(folder: Path) -> Outcome:
         kept = ours.read_bytes()
         with tempfile.TemporaryDirectory() as other:
             write_certificates(Path(other))
-            node = deployment.start_node(2)  # its key is registered while the connection is still trusted
+            node = deployment.start_node(
+                2
+            )  # its key is registered while the connection is still trusted
             node._process.kill()
             node._process.wait()
             ours.write_bytes((Path(other) / "ca.crt").read_bytes())
@@ -181,9 +212,13 @@ def _foreign_certificate(folder: Path) -> Outcome:
         ours.write_bytes(kept)
 
     return perform(
-        folder, lambda stage: stage.tell("node 2 trusts another authority"), nodes=2, secure=True, before=start,
+        folder,
+        lambda stage: stage.tell("node 2 trusts another authority"),
+        nodes=2,
+        secure=True,
+        before=start,
         overrides=("runtime.min_nodes=2", "runtime.nodes_timeout_s=5"),
-    )  # fmt: skip
+    )
 
 
 def _went_on_without(client: int, rounds: list[int], *, total: int) -> Callable[[Outcome], bool]:
@@ -192,7 +227,10 @@ def _went_on_without(client: int, rounds: list[int], *, total: int) -> Callable[
     def holds(outcome: Outcome) -> bool:
         in_time = all(seconds <= REPLY_TIMEOUT + SLACK for seconds in outcome.round_seconds)
         return (
-            outcome.error is None and len(outcome.round_seconds) == total and outcome.failures == [(number, client, "dropout") for number in rounds] and in_time
+            outcome.error is None
+            and len(outcome.round_seconds) == total
+            and outcome.failures == [(number, client, "dropout") for number in rounds]
+            and in_time
         )
 
     return holds
@@ -203,20 +241,39 @@ def _went_on_after_some(client: int, *, total: int) -> Callable[[Outcome], bool]
 
     def holds(outcome: Outcome) -> bool:
         in_time = all(seconds <= REPLY_TIMEOUT + SLACK for seconds in outcome.round_seconds)
-        rounds = [number for number, failed, kind in outcome.failures if failed == client and kind == "dropout"]
+        rounds = [
+            number
+            for number, failed, kind in outcome.failures
+            if failed == client and kind == "dropout"
+        ]
         only = len(rounds) == len(outcome.failures)
-        return outcome.error is None and len(outcome.round_seconds) == total and only and bool(rounds) and total not in rounds and in_time
+        return (
+            outcome.error is None
+            and len(outcome.round_seconds) == total
+            and only
+            and bool(rounds)
+            and total not in rounds
+            and in_time
+        )
 
     return holds
 
 
 SCENARIOS = [
-    Scenario("killed_while_training", "client 1 drops out from round 2 on, the run ends well", _killed_while_training, _went_on_without(1, [2, 3, 4], total=4)),
+    Scenario(
+        "killed_while_training",
+        "client 1 drops out from round 2 on, the run ends well",
+        _killed_while_training,
+        _went_on_without(1, [2, 3, 4], total=4),
+    ),
     Scenario(
         "killed_before_it_replies",
         "client 1 drops out from round 2 or 3 on, the run ends well",
         _killed_before_it_replies,
-        lambda outcome: _went_on_without(1, [2, 3, 4], total=4)(outcome) or _went_on_without(1, [3, 4], total=4)(outcome),
+        lambda outcome: (
+            _went_on_without(1, [2, 3, 4], total=4)(outcome)
+            or _went_on_without(1, [3, 4], total=4)(outcome)
+        ),
     ),
     Scenario(
         "killed_while_it_sends",
@@ -224,18 +281,60 @@ SCENARIOS = [
         _killed_while_it_sends,
         lambda outcome: outcome.error is None and outcome.failures == [(1, 1, "dropout")],
     ),
-    Scenario("killed_between_rounds", "client 1 drops out and is back when its node is", _killed_between_rounds, _went_on_after_some(1, total=5)),
-    Scenario("joins_late", "client 2 drops out until its node joins", _joins_late, _went_on_after_some(2, total=4)),
-    Scenario("superlink_killed", "the run ends, and goes on after round 2", _superlink_killed, _went_on_without(1, [], total=4)),
-    Scenario("superlink_restarted", "the run goes on after round 2 with the same nodes", _superlink_restarted, _went_on_without(1, [], total=4)),
-    Scenario("network_cut", "nobody fails: ten seconds are within the timeout", _network_cut, _went_on_without(1, [], total=4)),
-    Scenario("slow_node", "client 1 drops out of a round and is back", _slow_node, _went_on_after_some(1, total=6)),
+    Scenario(
+        "killed_between_rounds",
+        "client 1 drops out and is back when its node is",
+        _killed_between_rounds,
+        _went_on_after_some(1, total=5),
+    ),
+    Scenario(
+        "joins_late",
+        "client 2 drops out until its node joins",
+        _joins_late,
+        _went_on_after_some(2, total=4),
+    ),
+    Scenario(
+        "superlink_killed",
+        "the run ends, and goes on after round 2",
+        _superlink_killed,
+        _went_on_without(1, [], total=4),
+    ),
+    Scenario(
+        "superlink_restarted",
+        "the run goes on after round 2 with the same nodes",
+        _superlink_restarted,
+        _went_on_without(1, [], total=4),
+    ),
+    Scenario(
+        "network_cut",
+        "nobody fails: ten seconds are within the timeout",
+        _network_cut,
+        _went_on_without(1, [], total=4),
+    ),
+    Scenario(
+        "slow_node",
+        "client 1 drops out of a round and is back",
+        _slow_node,
+        _went_on_after_some(1, total=6),
+    ),
     Scenario(
         "same_partition",
         "the run ends and names the client",
         _same_partition,
-        lambda outcome: outcome.error == "two nodes are client 1: give each node a partition-id of its own",
+        lambda outcome: (
+            outcome.error == "two nodes are client 1: give each node a partition-id of its own"
+        ),
     ),
-    Scenario("unregistered_key", "the node can't take part, the others train", _unregistered_key, _went_on_without(2, [1, 2, 3, 4], total=4)),
-    Scenario("foreign_certificate", "the node can't take part, the others train", _foreign_certificate, _went_on_without(2, [1, 2, 3, 4], total=4)),
+    Scenario(
+        "unregistered_key",
+        "the node can't take part, the others train",
+        _unregistered_key,
+        _went_on_without(2, [1, 2, 3, 4], total=4),
+    ),
+    Scenario(
+        "foreign_certificate",
+        "the node can't take part, the others train",
+        _foreign_certificate,
+        _went_on_without(2, [1, 2, 3, 4], total=4),
+    ),
 ]

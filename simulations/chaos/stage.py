@@ -16,8 +16,8 @@ import yaml
 
 from tardis_fl.config import parse_config
 from tardis_fl.errors import TardisError
-from tardis_fl.workflows.federate import _follow
 from tardis_fl.federation.engines.local_flower.deployment import LocalDeployment
+from tardis_fl.workflows.federate import _follow
 
 CONFIG = """
 name: chaos
@@ -73,7 +73,11 @@ class Stage:
         found: list[psutil.Process] = []
 
         def works() -> bool:
-            found[:] = [process for process in self.processes(node) if any(word.endswith("flwr-clientapp") for word in _words(process))]
+            found[:] = [
+                process
+                for process in self.processes(node)
+                if any(word.endswith("flwr-clientapp") for word in _words(process))
+            ]
             return bool(found)
 
         self.await_that(works, f"a client process of node {node}")
@@ -133,9 +137,16 @@ class Outcome:
 
 
 def perform(
-    folder: Path, act: Callable[[Stage], None], *, overrides: tuple[str, ...] = (), nodes: int = 3, secure: bool = False,
-    before: Callable[[LocalDeployment], None] | None = None, resume: bool = False, restart: Callable[[Stage, dict[str, str | bool]], Path] | None = None,
-) -> Outcome:  # fmt: skip
+    folder: Path,
+    act: Callable[[Stage], None],
+    *,
+    overrides: tuple[str, ...] = (),
+    nodes: int = 3,
+    secure: bool = False,
+    before: Callable[[LocalDeployment], None] | None = None,
+    resume: bool = False,
+    restart: Callable[[Stage, dict[str, str | bool]], Path] | None = None,
+) -> Outcome:
     """Runs the small run while something happens to its nodes.
 
     Args:
@@ -146,7 +157,8 @@ def perform(
         secure: TLS and keys.
         before: What is done when the nodes have been started, before the run.
         resume: Go on with the run in the folder.
-        restart: Ends the SuperLink and starts another with the run; given the run config, returns the folder to follow then.
+        restart: Ends the SuperLink and starts another with the run; given the run config, returns
+            the folder to follow then.
     """
     config = parse_config(CONFIG, overrides=overrides)
     private = folder / f"private_{'again' if resume else 'first'}"
@@ -159,7 +171,12 @@ def perform(
         if before:
             before(deployment)
         try:
-            run_config = {"config": str(private / "config.yaml"), "output": str(run), "resume": resume, "follow": str(follow)}
+            run_config = {
+                "config": str(private / "config.yaml"),
+                "output": str(run),
+                "resume": resume,
+                "follow": str(follow),
+            }
             deployment.submit(run_config)
             start()
             if restart is not None:
@@ -168,12 +185,21 @@ def perform(
         except TardisError as caught:
             error = str(caught)
     records = stage.rounds()
-    failures = [(record["round"], failure["client"], failure["kind"]) for record in records for failure in record["failures"]]
+    failures = [
+        (record["round"], failure["client"], failure["kind"])
+        for record in records
+        for failure in record["failures"]
+    ]
     screen = follow / "screen.txt"
     return Outcome(
-        error, failures, [record["seconds"] for record in records], screen.read_text() if screen.exists() else "", stage.told,
-        time.monotonic() - stage.began, _num_running(private),
-    )  # fmt: skip
+        error,
+        failures,
+        [record["seconds"] for record in records],
+        screen.read_text() if screen.exists() else "",
+        stage.told,
+        time.monotonic() - stage.began,
+        _num_running(private),
+    )
 
 
 @contextmanager
@@ -194,15 +220,23 @@ def _thread_of(stage: Stage, act: Callable[[Stage], None]):
     yield thread.start
     over.set()
     if thread.ident is not None and not acted.wait(PATIENCE_SECONDS):
-        raise TimeoutError(f"the run is over, and {act.__qualname__} isn't after {PATIENCE_SECONDS:g} s more")
+        raise TimeoutError(
+            f"the run is over, and {act.__qualname__} isn't after {PATIENCE_SECONDS:g} s more"
+        )
     if problems:
         raise problems[0]
 
 
 def _num_running(folder: Path) -> int:
     """Returns how many processes run that were started for programs whose files lie in a folder, whoever their parents are by now."""
-    running = [process.info["environ"] or {} for process in psutil.process_iter(["environ", "status"]) if process.info["status"] != psutil.STATUS_ZOMBIE]
-    return sum(Path(environment.get("FLWR_HOME", "/")).is_relative_to(folder) for environment in running)
+    running = [
+        process.info["environ"] or {}
+        for process in psutil.process_iter(["environ", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+    return sum(
+        Path(environment.get("FLWR_HOME", "/")).is_relative_to(folder) for environment in running
+    )
 
 
 def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:

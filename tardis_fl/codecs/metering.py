@@ -34,4 +34,6 @@ class Meter:
         if not num_boundaries:
             return np.zeros((0, 0), np.int64)
         sizes = self._sizes[codec]
-        return np.stack([np.concatenate(sizes[boundary::num_boundaries]) for boundary in range(num_boundaries)])
+        return np.stack(
+            [np.concatenate(sizes[boundary::num_boundaries]) for boundary in range(num_boundaries)]
+        )

@@ -6,13 +6,27 @@ import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 
-BITS_PER_VALUE = {"float32": 32, "float16": 16, "uint8": 8, "7bit": 7, "6bit": 6, "5bit": 5, "4bit": 4, "3bit": 3, "2bit": 2}
+BITS_PER_VALUE = {
+    "float32": 32,
+    "float16": 16,
+    "uint8": 8,
+    "7bit": 7,
+    "6bit": 6,
+    "5bit": 5,
+    "4bit": 4,
+    "3bit": 3,
+    "2bit": 2,
+}
 FLOATS = ("float32", "float16")
 COMPRESSORS = ("zlib", "zstd")
 
 BYTES_PER_VALUE = {"uint8": 1, "float16": 2, "float32": 4}  # of the codecs that training knows
 TRAINING_CODECS = tuple(BYTES_PER_VALUE)
-CODEC_NAMES = tuple(f"{quantiser}{ending}" for quantiser in BITS_PER_VALUE for ending in ("", *(f"+{compressor}" for compressor in COMPRESSORS)))
+CODEC_NAMES = tuple(
+    f"{quantiser}{ending}"
+    for quantiser in BITS_PER_VALUE
+    for ending in ("", *(f"+{compressor}" for compressor in COMPRESSORS))
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,8 @@ def parse_codec(name: str) -> Codec:
     if name not in CODEC_NAMES:
         near = difflib.get_close_matches(name, CODEC_NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"codec: got {name!r}; wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd{hint}")
+        raise ValueError(
+            f"codec: got {name!r}; wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd{hint}"
+        )
     quantiser, _, compressor = name.partition("+")
     return Codec(quantiser, compressor or None)

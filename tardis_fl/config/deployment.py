@@ -13,7 +13,15 @@ from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, 
 Axis = Literal["offload_rate", "bytes", "macs", "latency_ms", "energy_mj"]
 POLICY_NAMES = ("max_softmax", "margin", "entropy", "patience", "gain")
 USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-TARGETS = ("max_accuracy_drop", "target_offload_rate", "latency_budget_ms", "energy_budget_mj", "bytes_budget", "certificate", "thresholds")
+TARGETS = (
+    "max_accuracy_drop",
+    "target_offload_rate",
+    "latency_budget_ms",
+    "energy_budget_mj",
+    "bytes_budget",
+    "certificate",
+    "thresholds",
+)
 
 
 def _known_codec(name: str) -> str:
@@ -25,15 +33,21 @@ class CertificateConfig(Section):
     """A threshold with a guarantee about new samples like those of the calibrate role."""
 
     method: Literal["ltt", "hoeffding_bentkus", "conformal"] = "ltt"
-    """ltt: Learn-then-Test with the exact binomial test (losses of 0 and 1); hoeffding_bentkus: the same with a bound for any loss in [0, 1]; conformal: conformal risk control, which holds on average over calibrations only."""
+    """ltt: Learn-then-Test with the exact binomial test (losses of 0 and 1); hoeffding_bentkus: the
+    same with a bound for any loss in [0, 1]; conformal: conformal risk control, which holds on
+    average over calibrations only."""
     loss: Literal["accuracy_gap", "consistency", "brier"] = "accuracy_gap"
-    """accuracy_gap: answered wrongly where the last exit would have been right; consistency: answered otherwise than the last exit would (needs no labels); brier: how much worse the answer's Brier score is."""
+    """accuracy_gap: answered wrongly where the last exit would have been right; consistency:
+    answered otherwise than the last exit would (needs no labels); brier: how much worse the
+    answer's Brier score is."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Largest mean loss to allow."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Largest probability, over draws of the calibrate role, that the promise is broken (not with conformal)."""
+    """Largest probability, over draws of the calibrate role, that the promise is broken (not with
+    conformal)."""
     groups: Literal["marginal", "class", "client"] = "marginal"
-    """marginal: the promise holds on average over all samples; class, client: for each class or client, each with its share of delta."""
+    """marginal: the promise holds on average over all samples; class, client: for each class or
+    client, each with its share of delta."""
 
 
 class HardwareConfig(Section):
@@ -48,11 +62,13 @@ class HardwareConfig(Section):
     servers: list[PositiveInt] | None = None
     """Machines side by side on each tier but the first, which has one for each device; null: 1."""
     overhead_ms: list[NonNegativeFloat] | None = None
-    """Time a tier spends on a request beside multiply-accumulates, such as reading and starting; null: 0."""
+    """Time a tier spends on a request beside multiply-accumulates, such as reading and starting;
+    null: 0."""
     answer_bytes: PositiveInt = 8
     """Bytes of the answer on its way back to the device."""
     fragments: bool = False
-    """Send what is larger than a link's largest payload in several frames; false: such a deployment is refused."""
+    """Send what is larger than a link's largest payload in several frames; false: such a deployment
+    is refused."""
 
 
 class LoadConfig(Section):
@@ -61,7 +77,8 @@ class LoadConfig(Section):
     num_devices: PositiveInt = 100
     """Devices that send requests, each with its own queue and uplink."""
     arrivals: Literal["poisson", "bursty", "periodic", "trace"] = "poisson"
-    """poisson: independent requests; bursty: Poisson in bursts, silent between; periodic: at equal times, each device with its own phase; trace: times from a file."""
+    """poisson: independent requests; bursty: Poisson in bursts, silent between; periodic: at equal
+    times, each device with its own phase; trace: times from a file."""
     rate: PositiveFloat = 1.0
     """Requests a second and device (bursty: within a burst)."""
     on_seconds: PositiveFloat = 1.0
@@ -79,24 +96,29 @@ class LoadConfig(Section):
     batch_wait_ms: NonNegativeFloat = 0.0
     """Longest time a tier waits for a batch to fill."""
     batch_cost: Fraction = 1.0
-    """Time of each further sample in a batch, as a share of the first one's; 1: a batch saves nothing."""
+    """Time of each further sample in a batch, as a share of the first one's; 1: a batch saves
+    nothing."""
     allow_unstable: bool = False
-    """Simulate although a queue grows without end; the figures then depend on num_requests, and say so."""
+    """Simulate although a queue grows without end; the figures then depend on num_requests, and say
+    so."""
     saturation: list[PositiveFloat] = Field(default=[0.25, 0.5, 0.75, 0.9, 1.0])
-    """Factors on the rate at which the latency is simulated too, for the saturation curve; those that no queue would hold are left out."""
+    """Factors on the rate at which the latency is simulated too, for the saturation curve; those
+    that no queue would hold are left out."""
 
 
 class DeploymentFaultConfig(Section):
     """Something that breaks while requests go on."""
 
     kind: Literal["loss", "outage", "slow", "crash"]
-    """loss: messages get lost; outage: a link is down; slow: a link's rate changes over time; crash: a tier's machines are down."""
+    """loss: messages get lost; outage: a link is down; slow: a link's rate changes over time;
+    crash: a tier's machines are down."""
     tier: str
     """The tier that crashes, or the sender of the link."""
     probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of messages that get lost (loss)."""
     burst: Annotated[float, Field(ge=1)] | None = None
-    """Mean number of transmissions lost in a row (loss), all of one message; null: each independently."""
+    """Mean number of transmissions lost in a row (loss), all of one message; null: each
+    independently."""
     timeout_ms: NonNegativeFloat = 100.0
     """Time until a lost message is sent again (loss)."""
     start_s: NonNegativeFloat = 0.0
@@ -113,43 +135,59 @@ class DeploymentConfig(Section):
     """When a sample leaves its tier, and what travels then."""
 
     policy: str = "max_softmax"
-    """Score in [0, 1] of an exit; the sample stays when score >= threshold. max_softmax, margin, entropy; patience: share of the exits before that said the same; gain: fitted on the fit role, 1 less the probability that the next tier mends the answer; or MODULE:FUNCTION, your own function of class probabilities (B, classes)."""
+    """Score in [0, 1] of an exit; the sample stays when score >= threshold. max_softmax, margin,
+    entropy; patience: share of the exits before that said the same; gain: fitted on the fit role, 1
+    less the probability that the next tier mends the answer; or MODULE:FUNCTION, your own function
+    of class probabilities (B, classes)."""
     ensemble: Literal["none", "geometric"] = "none"
-    """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose class probabilities then cross with the features."""
+    """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose
+    class probabilities then cross with the features."""
     max_accuracy_drop: Fraction | None = None
-    """Choose the threshold with the least offload (or what `minimise` names) whose accuracy on calibration data is at most this far below never exiting early; 0.01 is one point."""
+    """Choose the threshold with the least offload (or what `minimise` names) whose accuracy on
+    calibration data is at most this far below never exiting early; 0.01 is one point."""
     target_offload_rate: Fraction | None = None
-    """Choose the most accurate threshold on calibration data that sends at most this share of samples off the device."""
+    """Choose the most accurate threshold on calibration data that sends at most this share of
+    samples off the device."""
     latency_budget_ms: PositiveFloat | None = None
-    """Choose the most accurate threshold whose mean latency without load is at most this (needs hardware)."""
+    """Choose the most accurate threshold whose mean latency without load is at most this (needs
+    hardware)."""
     energy_budget_mj: PositiveFloat | None = None
-    """Choose the most accurate threshold whose mean energy of the device for a request is at most this (needs hardware)."""
+    """Choose the most accurate threshold whose mean energy of the device for a request is at most
+    this (needs hardware)."""
     bytes_budget: NonNegativeFloat | None = None
-    """Choose the most accurate threshold that sends at most so many bytes a sample over all boundaries."""
+    """Choose the most accurate threshold that sends at most so many bytes a sample over all
+    boundaries."""
     certificate: CertificateConfig | None = None
     """Choose the lowest threshold with a guarantee."""
     thresholds: list[NonNegativeFloat] | None = None
     """Fixed thresholds, one for each tier but the last; 0 always exits, above 1 never."""
     threshold_mode: Literal["shared", "per_exit"] = "shared"
-    """shared: one threshold for all exits; per_exit: one for each, from the exact frontier of two or three tiers (more freedom to fit chance: see the README)."""
+    """shared: one threshold for all exits; per_exit: one for each, from the exact frontier of two
+    or three tiers (more freedom to fit chance: see the README)."""
     minimise: Axis = "offload_rate"
-    """What max_accuracy_drop makes as small as it can: offload_rate, bytes, macs, latency_ms or energy_mj."""
+    """What max_accuracy_drop makes as small as it can: offload_rate, bytes, macs, latency_ms or
+    energy_mj."""
     mixing: bool = False
-    """Meet a budget exactly by mixing two thresholds at random, each sample by the seed and its number."""
+    """Meet a budget exactly by mixing two thresholds at random, each sample by the seed and its
+    number."""
     feature_codec: Annotated[str, AfterValidator(_known_codec)] = "uint8"
-    """How features travel between tiers: float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd."""
+    """How features travel between tiers: float32, float16, uint8 or 2bit to 7bit, alone or followed
+    by +zlib or +zstd."""
     measure_codecs: list[Annotated[str, AfterValidator(_known_codec)]] = Field(default=[])
-    """Codecs to measure through the segments too, each with its accuracy and bytes, for the report's table."""
+    """Codecs to measure through the segments too, each with its accuracy and bytes, for the
+    report's table."""
     batch_size: PositiveInt = 250
     """Samples a tier decides on at a time in the replay."""
     hardware: HardwareConfig | None = None
     """Machines and links, for latency and energy; null: neither is given."""
     load: LoadConfig | None = None
-    """Requests over time (needs hardware); null: latency and energy are those of a request that waits for nobody."""
+    """Requests over time (needs hardware); null: latency and energy are those of a request that
+    waits for nobody."""
     faults: list[DeploymentFaultConfig] = Field(default=[])
     """What breaks while requests go on (needs load)."""
     on_failure: Literal["retry", "degrade", "drop"] = "retry"
-    """What a request does that meets a broken link or tier: wait, be answered by the exit at hand, or be given up."""
+    """What a request does that meets a broken link or tier: wait, be answered by the exit at hand,
+    or be given up."""
     max_attempts: PositiveInt = 5
     """Times a lost message is sent before on_failure degrade or drop takes over; retry goes on."""
 

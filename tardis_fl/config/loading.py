@@ -19,10 +19,16 @@ from tardis_fl.errors import ConfigError
 
 NUMBER_IN_TEXT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 SCALAR_NAMES = {
-    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
-    "string_type": "text", "list_type": "a list", "model_type": "a group of keys", "model_attributes_type": "a group of keys",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "model_type": "a group of keys",
+    "model_attributes_type": "a group of keys",
     "dict_type": "a group of keys",
-}  # fmt: skip
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -38,13 +44,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; wanted a YAML configuration such as configs/quickstart.yaml") from None
+        raise ConfigError(
+            f"{path}: there is no such file; wanted a YAML configuration such as configs/quickstart.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read as UTF-8 text: {error}") from None
     return parse_config(text, source=str(path), overrides=overrides)
 
 
-def parse_config(text: str, *, source: str = "configuration", overrides: Sequence[str] = ()) -> Config:
+def parse_config(
+    text: str, *, source: str = "configuration", overrides: Sequence[str] = ()
+) -> Config:
     """Reads YAML text; see `load_config`."""
     raw, problems = _read_yaml(text, source)
     for override in overrides:
@@ -55,7 +65,11 @@ def parse_config(text: str, *, source: str = "configuration", overrides: Sequenc
     if problems:
         unique = list(dict.fromkeys(str(problem) for problem in problems))
         count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
-        raise ConfigError("\n".join([f"{source}: {count} in the configuration", *(f"  {line}" for line in unique)]))
+        raise ConfigError(
+            "\n".join(
+                [f"{source}: {count} in the configuration", *(f"  {line}" for line in unique)]
+            )
+        )
     assert config is not None
     return config
 
@@ -69,11 +83,15 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{source}: this is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(
+            f"{source}: this is not YAML{where}: {getattr(error, 'problem', None) or error}"
+        ) from None
     finally:
         loader.dispose()
     if not isinstance(raw, dict):
-        raise ConfigError(f"{source}: got {_describe(raw)}; wanted the keys {', '.join(Config.model_fields)}")
+        raise ConfigError(
+            f"{source}: got {_describe(raw)}; wanted the keys {', '.join(Config.model_fields)}"
+        )
     return raw, problems
 
 
@@ -84,7 +102,11 @@ def _duplicates(node: yaml.Node | None, path: str) -> Iterator[Problem]:
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in first_lines:
-                yield Problem(f"{path}{key}", f"twice, in lines {first_lines[key]} and {line}", "keep one of them")
+                yield Problem(
+                    f"{path}{key}",
+                    f"twice, in lines {first_lines[key]} and {line}",
+                    "keep one of them",
+                )
             first_lines.setdefault(key, line)
             yield from _duplicates(value_node, f"{path}{key}.")
     elif isinstance(node, yaml.SequenceNode):
@@ -96,11 +118,23 @@ def _apply_override(raw: dict[str, Any], override: str) -> list[Problem]:
     path, equals, value_text = override.partition("=")
     path = path.strip()
     if not equals or not path:
-        return [Problem(f"--set {override}", "no '='", "wanted section.key=value, such as federation.rounds=3")]
+        return [
+            Problem(
+                f"--set {override}",
+                "no '='",
+                "wanted section.key=value, such as federation.rounds=3",
+            )
+        ]
     try:
         value = yaml.safe_load(value_text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return [Problem(f"--set {path}", repr(value_text), "wanted a YAML value: a number, a text, [a, list] or null")]
+        return [
+            Problem(
+                f"--set {path}",
+                repr(value_text),
+                "wanted a YAML value: a number, a text, [a, list] or null",
+            )
+        ]
     if value == value_text.strip() and NUMBER_IN_TEXT.match(value_text.strip()):
         value = float(value)  # a shell knows no types: 1e-3 is meant as a number here
     *parents, last = path.split(".")
@@ -108,17 +142,35 @@ def _apply_override(raw: dict[str, Any], override: str) -> list[Problem]:
     for depth, key in enumerate(parents):
         if isinstance(target, list):
             if not key.isdigit() or int(key) >= len(target):
-                return [Problem(path, f"index {key!r}", f"{'.'.join(parents[:depth])} has entries 0 to {len(target) - 1}")]
+                return [
+                    Problem(
+                        path,
+                        f"index {key!r}",
+                        f"{'.'.join(parents[:depth])} has entries 0 to {len(target) - 1}",
+                    )
+                ]
             target = target[int(key)]
         else:
             if target.get(key) is None:
                 target[key] = _implied(parents[: depth + 1])
             target = target[key]
         if not isinstance(target, dict | list):
-            return [Problem(path, "a path through a single value", f"{'.'.join(parents[: depth + 1])} is no group of keys")]
+            return [
+                Problem(
+                    path,
+                    "a path through a single value",
+                    f"{'.'.join(parents[: depth + 1])} is no group of keys",
+                )
+            ]
     if isinstance(target, list):
         if not last.isdigit() or int(last) >= len(target):
-            return [Problem(path, f"index {last!r}", f"{'.'.join(parents)} has entries 0 to {len(target) - 1}")]
+            return [
+                Problem(
+                    path,
+                    f"index {last!r}",
+                    f"{'.'.join(parents)} has entries 0 to {len(target) - 1}",
+                )
+            ]
         target[int(last)] = value
     else:
         target[last] = value
@@ -129,9 +181,13 @@ def _replace_target(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     """Drops the file's target of the deployment where an override sets another, since there is always exactly one."""
     deployment = raw.get("deployment")
     named = {
-        override.partition("=")[0].strip().removeprefix("deployment.").split(".")[0] for override in overrides if override.strip().startswith("deployment.")
+        override.partition("=")[0].strip().removeprefix("deployment.").split(".")[0]
+        for override in overrides
+        if override.strip().startswith("deployment.")
     }
-    if not isinstance(deployment, dict) or not any(deployment.get(key) is not None for key in named.intersection(TARGETS)):
+    if not isinstance(deployment, dict) or not any(
+        deployment.get(key) is not None for key in named.intersection(TARGETS)
+    ):
         return
     for key in set(TARGETS) - named:
         deployment.pop(key, None)
@@ -167,7 +223,9 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
 
 def _touches(problem: Problem, broken: Iterable[str]) -> bool:
     related = (problem.path, *problem.involves)
-    return any(a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken)
+    return any(
+        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken
+    )
 
 
 def _without(raw: dict[str, Any], locations: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:
@@ -202,9 +260,15 @@ def _problem(detail: dict[str, Any] | Any) -> Problem:
             wanted += f"; YAML reads {got} as text: write it {_as_yaml_number(got)}"
         return Problem(path, _describe(got), wanted)
     if kind == "literal_error":
-        return Problem(path, _describe(got), f"wanted {context['expected']}{_did_you_mean(got, context['expected'])}")
+        return Problem(
+            path,
+            _describe(got),
+            f"wanted {context['expected']}{_did_you_mean(got, context['expected'])}",
+        )
     if kind == "value_error":
-        return Problem(path, _describe(got), f"wanted {str(context['error']).partition('wanted ')[2]}")
+        return Problem(
+            path, _describe(got), f"wanted {str(context['error']).partition('wanted ')[2]}"
+        )
     message = detail["msg"].replace("Input should be ", "").replace("Value should ", "")
     if kind == "string_pattern_mismatch":
         message = "letters, digits, '.', '_' and '-', with a letter or digit first"
@@ -265,7 +329,9 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     """Returns the group of keys in an annotation such as `list[Group] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
+    return next(
+        (found for part in get_args(annotation) if (found := _section_in(part)) is not None), None
+    )
 
 
 def key_paths(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -278,4 +344,6 @@ def key_paths(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[s
         field = section.model_fields[key]
         if key != "tiers":
             yield f"{prefix}{key}"
-        yield from key_paths(inner, f"{prefix}{key}.0." if field.annotation is not inner else f"{prefix}{key}.")
+        yield from key_paths(
+            inner, f"{prefix}{key}.0." if field.annotation is not inner else f"{prefix}{key}."
+        )

@@ -29,4 +29,7 @@ class Problem:
 
 def changed(section: Section, key: str) -> bool:
     """Whether a key was set to something else than its default; a resolved configuration sets them all."""
-    return key in section.model_fields_set and getattr(section, key) != type(section).model_fields[key].default
+    return (
+        key in section.model_fields_set
+        and getattr(section, key) != type(section).model_fields[key].default
+    )

@@ -14,14 +14,18 @@ from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.config.federation import FederationConfig, GroupConfig
 from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
-EARLY_HEAVY = 0.3  # the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and 0.3
+# the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and
+# 0.3
+EARLY_HEAVY = 0.3
 
 
 class PartitionConfig(Section):
     """How the training images are dealt to the clients."""
 
     scheme: Literal["iid", "dirichlet", "pathological", "shard", "natural"] = "dirichlet"
-    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client; shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder), on the engine deployment on its node's disk."""
+    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client;
+    shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder),
+    on the engine deployment on its node's disk."""
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
     classes_per_client: PositiveInt = 2
@@ -29,7 +33,7 @@ class PartitionConfig(Section):
     shards_per_client: PositiveInt = 2
     """Number of label-sorted pieces each client gets (scheme shard)."""
     min_samples: PositiveInt = 20
-    """Smallest shard to accept, in images, hold-outs included."""
+    """Smallest shard to accept, in images, held-out samples included."""
 
 
 class SyntheticConfig(Section):
@@ -47,15 +51,19 @@ class DataConfig(Section):
     """The images, and who holds which."""
 
     dataset: Literal["cifar10", "synthetic", "image_folder"] = "cifar10"
-    """cifar10: files under root; synthetic: generated, needs no file; image_folder: root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural, root/clients/NAME/CLASS/*."""
+    """cifar10: files under root; synthetic: generated, needs no file; image_folder:
+    root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural,
+    root/clients/NAME/CLASS/*."""
     root: str = "data/cifar10"
     """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
     on_missing: Literal["error", "synthetic"] = "error"
-    """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or use synthetic data and say so."""
+    """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or
+    use synthetic data and say so."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 32
     """Side of the square images in pixels that image_folder resizes to."""
     classes: Annotated[list[str], Field(min_length=2)] | None = None
-    """Names of all classes, in order (scheme natural, where no client need have all of them); null: the folders in root/test."""
+    """Names of all classes, in order (scheme natural, where no client need have all of them); null:
+    the folders in root/test."""
     max_train_samples: PositiveInt | None = None
     """Use only this many training images, drawn by the seed; null: all."""
     max_test_samples: PositiveInt | None = None
@@ -91,19 +99,28 @@ class ModelConfig(Section):
         "b_alexnet",
         "simple_cnn",
     ] = "small_resnet"
-    """Network for small images: small_resnet is made for three tiers; the others are the forms for 32x32 images of those in papers."""
+    """Network for small images: small_resnet is made for three tiers; the others are the forms for
+    32x32 images of those in papers."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
-    """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from edge to cloud."""
+    """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from
+    edge to cloud."""
     norm: Literal["batch", "batch_local", "group"] = "batch"
-    """Norm layer (small_resnet, resnet*, *_bn, mobilenet_v2). batch: averaged like all weights; batch_local: each client trains with norm layers of its own (FedBN, Li et al. 2021), deployed is their average; group: has no running statistics that clients with skewed data could disagree on."""
+    """Norm layer (small_resnet, resnet*, *_bn, mobilenet_v2). batch: averaged like all weights;
+    batch_local: each client trains with norm layers of its own (FedBN, Li et al. 2021), deployed is
+    their average; group: has no running statistics that clients with skewed data could disagree
+    on."""
     cuts: list[str] | None = None
-    """Names of the children after which the network is cut, one fewer than tiers (`describe --cuts` lists them); null: the backbone's own for three tiers, else those nearest to equal shares of its multiply-accumulates."""
+    """Names of the children after which the network is cut, one fewer than tiers (`describe --cuts`
+    lists them); null: the backbone's own for three tiers, else those nearest to equal shares of its
+    multiply-accumulates."""
     exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
     """Hidden units in the head of the early exits, 0 for a single linear layer."""
     exit_weights: list[NonNegativeFloat] | None = None
     """Weight of each exit's loss, from shallow to deep; null: as exit_weighting says."""
     exit_weighting: Literal["uniform", "early_heavy", "serving_rate"] = "uniform"
-    """uniform: 1 for all; early_heavy: from 1 down to 0.3, each a fixed share of the one before; serving_rate: by the share of held-out samples that each exit answered at the last evaluation (federation.serving_score), on average 1."""
+    """uniform: 1 for all; early_heavy: from 1 down to 0.3, each a fixed share of the one before;
+    serving_rate: by the share of held-out samples that each exit answered at the last evaluation
+    (federation.serving_score), on average 1."""
 
 
 class TierConfig(Section):
@@ -117,23 +134,33 @@ class RuntimeConfig(Section):
     """How to use this machine."""
 
     engine: Literal["inline", "ray", "deployment"] = "inline"
-    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation engine (extra `ray`); deployment: as processes on this or other machines (command `federate`, or `flwr run`)."""
+    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation
+    engine (extra `ray`); deployment: as processes on this or other machines (command `federate`, or
+    `flwr run`)."""
     reply_timeout_s: PositiveFloat = 600.0
-    """Seconds after which a node that hasn't answered a request is left out of it (engine deployment)."""
+    """Seconds after which a node that hasn't answered a request is left out of it (engine
+    deployment)."""
     nodes_timeout_s: PositiveFloat = 120.0
     """Seconds to wait for all nodes before the first round (engine deployment)."""
     min_nodes: PositiveInt | None = None
-    """Nodes to begin with after nodes_timeout_s; others may join later, and count as dropouts until they do; null: as many as there are clients."""
+    """Nodes to begin with after nodes_timeout_s; others may join later, and count as dropouts until
+    they do; null: as many as there are clients."""
     workers: PositiveInt | None = None
-    """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't depend on how many there are above 1."""
+    """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in
+    this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't
+    depend on how many there are above 1."""
     ray_address: str | None = None
-    """Address of a Ray cluster that is already there, such as ray://head:10001 or auto (engine ray); null: Ray is started on this machine."""
+    """Address of a Ray cluster that is already there, such as ray://head:10001 or auto (engine
+    ray); null: Ray is started on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where training and evaluation compute; auto: on a GPU where there is one, with the images resident on it."""
+    """Where training and evaluation compute; auto: on a GPU where there is one, with the images
+    resident on it."""
     threads: PositiveInt | None = None
-    """Threads this process computes with; null: as many as there are cores to use. Worker processes have one each."""
+    """Threads this process computes with; null: as many as there are cores to use. Worker processes
+    have one each."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of training; auto: bfloat16 where the processor has instructions for it. Evaluation is always float32."""
+    """Arithmetic of training; auto: bfloat16 where the processor has instructions for it.
+    Evaluation is always float32."""
     cache_dir: str | None = None
     """Folder for decoded images; null: the user's cache folder (TARDIS_FL_CACHE wins)."""
 
@@ -149,14 +176,17 @@ class Config(Section):
     """The images, and who holds which."""
     model: ModelConfig = ModelConfig()
     """The network."""
-    tiers: list[TierConfig] = Field(default=[TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")])
+    tiers: list[TierConfig] = Field(
+        default=[TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")]
+    )
     """Where the segments run, from the device to the cloud: one tier a segment."""
     federation: FederationConfig = FederationConfig()
     """Who trains what, and how often."""
     deployment: DeploymentConfig = DeploymentConfig()
     """When a sample leaves its tier."""
     profiles: str | None = None
-    """YAML file with profiles of your own (keys devices, links, radios), beside the shipped ones."""
+    """YAML file with profiles of your own (keys devices, links, radios), beside the shipped
+    ones."""
     runtime: RuntimeConfig = RuntimeConfig()
     """How to use this machine."""
 
@@ -171,7 +201,11 @@ class Config(Section):
         count = self.num_segments
         if self.model.exit_weights is not None:
             return list(self.model.exit_weights)
-        return [EARLY_HEAVY ** (k / (count - 1)) for k in range(count)] if self.model.exit_weighting == "early_heavy" else [1.0] * count
+        return (
+            [EARLY_HEAVY ** (k / (count - 1)) for k in range(count)]
+            if self.model.exit_weighting == "early_heavy"
+            else [1.0] * count
+        )
 
     @property
     def norm_layer(self) -> str:
@@ -181,7 +215,9 @@ class Config(Section):
     @property
     def groups(self) -> list[GroupConfig]:
         """The fleet's groups; one of all clients where they are alike."""
-        return self.federation.fleet or [GroupConfig(name="all", share=1.0, depth=self.federation.client_depth)]
+        return self.federation.fleet or [
+            GroupConfig(name="all", share=1.0, depth=self.federation.client_depth)
+        ]
 
     @property
     def max_depth(self) -> int:
@@ -193,7 +229,11 @@ class Config(Section):
         """Number, from 0, of the first segment that the server trains; the number of segments where it trains none."""
         if self.federation.server_training == "none":
             return self.num_segments
-        return self.max_depth if self.federation.server_segments == "unheld" else min(group.depth for group in self.groups)
+        return (
+            self.max_depth
+            if self.federation.server_segments == "unheld"
+            else min(group.depth for group in self.groups)
+        )
 
     @property
     def nodes_keep_images(self) -> bool:
@@ -204,13 +244,22 @@ class Config(Section):
     def keeps_features(self) -> bool:
         """Whether clients keep features from before their training, for a request that follows it; real nodes would keep them in memory, all of them."""
         federation = self.federation
-        asked = federation.server_training == "features" and federation.server_epochs > 0 and not federation.split
+        asked = (
+            federation.server_training == "features"
+            and federation.server_epochs > 0
+            and not federation.split
+        )
         simulated = self.runtime.engine != "deployment"
-        return federation.feature_timing == "stale" and asked and simulated and self.server_start < self.num_segments
+        return (
+            federation.feature_timing == "stale"
+            and asked
+            and simulated
+            and self.server_start < self.num_segments
+        )
 
     @property
     def calibrates_by_sums(self) -> bool:
-        """Whether clients send sums over their hold-outs instead of tables, for which they get the whole network."""
+        """Whether clients send sums over their held-out samples instead of tables, for which they get the whole network."""
         return self.federation.calibration == "sums"
 
     @property

@@ -18,4 +18,6 @@ Codec = Literal["uint8", "float16", "float32"]
 class Section(BaseModel):
     """A frozen, strict group of keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )

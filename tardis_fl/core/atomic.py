@@ -15,7 +15,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file in one step.
 
     Raises:
-        RunError: It can't be written, for example since the disk is full; a previous file stays whole.
+        RunError: It can't be written, for example since the disk is full; a previous file stays
+            whole.
     """
     scratch = None
     try:
@@ -29,7 +30,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         if scratch is not None and os.path.exists(scratch):
             os.unlink(scratch)
-        raise RunError(f"{path}: can't be written ({error.strerror or error}); what was there before is unchanged") from error
+        raise RunError(
+            f"{path}: can't be written ({error.strerror or error}); what was there before is unchanged"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

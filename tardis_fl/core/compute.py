@@ -15,7 +15,9 @@ from tardis_fl.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 256 * 2**20
-MOST_THREADS = "TARDIS_FL_THREADS"  # environment variable: threads that a process may compute with at most, whatever a configuration says
+# environment variable: threads that a process may compute with at most, whatever a configuration
+# says
+MOST_THREADS = "TARDIS_FL_THREADS"
 
 
 def num_cores() -> int:
@@ -35,8 +37,8 @@ def use_threads(runtime: RuntimeConfig) -> int:
 def _keep_memory() -> None:
     """Lets glibc keep freed memory up to 256 MiB.
 
-    It else gives each large gradient and each model back to the system, and takes it again page by page: a tenth of the time
-    of training with small batches.
+    It else gives each large gradient and each model back to the system, and takes it again page by
+        page: a tenth of the time of training with small batches.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -54,7 +56,9 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
     """
     there = torch.cuda.is_available()
     if runtime.device == "cuda" and not there:
-        raise ConfigError("runtime.device: got 'cuda'; PyTorch sees no GPU here; wanted auto or cpu")
+        raise ConfigError(
+            "runtime.device: got 'cuda'; PyTorch sees no GPU here; wanted auto or cpu"
+        )
     return torch.device("cuda" if there and runtime.device != "cpu" else "cpu")
 
 
@@ -64,7 +68,10 @@ def resolve_precision(runtime: RuntimeConfig) -> str:
         return runtime.precision
     if resolve_device(runtime).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    checks = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return "bfloat16" if any(check() for check in checks if check) else "float32"
 
 

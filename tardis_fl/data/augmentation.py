@@ -19,7 +19,9 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Maps bytes (B, H, W, C) to normalised floats (B, C, H, W) in channels-last memory order."""
-        mean, deviation = ((torch.tensor(values) * 255).to(images.device) for values in (self.mean, self.deviation))
+        mean, deviation = (
+            (torch.tensor(values) * 255).to(images.device) for values in (self.mean, self.deviation)
+        )
         return images.float().sub_(mean).div_(deviation).permute(0, 3, 1, 2)
 
 
@@ -39,7 +41,9 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     padded[:, PADDING : PADDING + height, PADDING : PADDING + width] = images
     rows, columns = down + torch.arange(height), right + torch.arange(width)
     columns = torch.where(mirrored, columns.flip(1), columns)
-    rows, columns, samples = (positions.to(images.device) for positions in (rows, columns, torch.arange(count)))
+    rows, columns, samples = (
+        positions.to(images.device) for positions in (rows, columns, torch.arange(count))
+    )
     return padded[samples[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
@@ -50,5 +54,7 @@ def skip_draws(count: int, generator: torch.Generator) -> None:
 
 def _draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Returns how far each image is shifted down and right, from 0, and whether it is mirrored, all (B, 1)."""
-    down, right = (torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) for _ in range(2))
+    down, right = (
+        torch.randint(0, 2 * PADDING + 1, (count, 1), generator=generator) for _ in range(2)
+    )
     return down, right, torch.rand(count, 1, generator=generator) < 0.5

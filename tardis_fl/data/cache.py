@@ -31,7 +31,9 @@ def cache_folder(configured: str | None = None) -> Path:
 
 def key_of(*parts: object) -> str:
     """Returns a short hex key of JSON-able parts."""
-    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return hashlib.sha256(
+        json.dumps([FORMAT, *parts], sort_keys=True, default=str).encode()
+    ).hexdigest()[:24]
 
 
 def hash_files(paths: Iterable[Path], root: Path) -> str:
@@ -44,7 +46,9 @@ def hash_files(paths: Iterable[Path], root: Path) -> str:
     for path in sorted(paths):
         try:
             with open(path, "rb") as file:
-                digest.update(f"{path.relative_to(root)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+                digest.update(
+                    f"{path.relative_to(root)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode()
+                )
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
     return digest.hexdigest()
@@ -73,7 +77,9 @@ def cached_arrays(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     try:
         return {path.stem: np.load(path, mmap_mode="c") for path in sorted(entry.glob("*.npy"))}
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{entry}: a damaged cache entry ({error}); remove it, or run the command 'cache clear'") from None
+        raise DataError(
+            f"{entry}: a damaged cache entry ({error}); remove it, or run the command 'cache clear'"
+        ) from None
 
 
 def _store(entry: Path, arrays: Arrays) -> None:
@@ -91,14 +97,20 @@ def _store(entry: Path, arrays: Arrays) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
-    return DataError(f"cache folder {folder}: {error.strerror or error}; free some space or set TARDIS_FL_CACHE to another folder")
+    return DataError(
+        f"cache folder {folder}: {error.strerror or error}; free some space or set TARDIS_FL_CACHE to another folder"
+    )
 
 
 def entries(folder: Path) -> list[tuple[Path, int]]:
     """Returns the cache's entries with their sizes in bytes."""
     if not folder.is_dir():
         return []
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and (path.name.startswith(SCRATCH) or any(path.glob("*.npy")))]
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and (path.name.startswith(SCRATCH) or any(path.glob("*.npy")))
+    ]
     return [(path, sum(file.stat().st_size for file in path.iterdir())) for path in found]
 
 

@@ -13,7 +13,9 @@ from PIL import Image
 from tardis_fl.errors import DataError
 
 
-def decode_images(blobs: Sequence[bytes | str], *, size: int, resize: bool, places: Sequence[str]) -> npt.NDArray[np.uint8]:
+def decode_images(
+    blobs: Sequence[bytes | str], *, size: int, resize: bool, places: Sequence[str]
+) -> npt.NDArray[np.uint8]:
     """Decodes images to RGB.
 
     Args:
@@ -45,7 +47,9 @@ def decode_images(blobs: Sequence[bytes | str], *, size: int, resize: bool, plac
         return None
 
     with ThreadPoolExecutor() as pool:
-        failures = [failure for failure in pool.map(decode, range(len(blobs)), chunksize=256) if failure]
+        failures = [
+            failure for failure in pool.map(decode, range(len(blobs)), chunksize=256) if failure
+        ]
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise DataError(f"{failures[0]}{more}; replace the file")

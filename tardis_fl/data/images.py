@@ -15,7 +15,8 @@ class ImageSet:
     """Labelled images of one split.
 
     Attributes:
-        images: (N, H, W, C) uint8, usually memory-mapped from the cache; (0, H, W, C) on a server whose nodes keep them.
+        images: (N, H, W, C) uint8, usually memory-mapped from the cache; (0, H, W, C) on a server
+            whose nodes keep them.
         labels: (N,) int64 in [0, num_classes).
     """
 
@@ -43,7 +44,8 @@ class Dataset:
         test: Only ever for the report.
         synthetic: Whether the images are generated.
         content_hash: Hex digest that identifies the content.
-        client_sizes: Training images of each client, where each has its own: `train` holds them one client after the other.
+        client_sizes: Training images of each client, where each has its own: `train` holds them one
+            client after the other.
         normalisation: Channel means and deviations; constants, since no client may see all images.
         warnings: What a reader of any result must know.
     """

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.config.schema import Config, PartitionConfig
+from tardis_fl.core.randomness import Purpose, integer_seed, numpy_generator
 from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.roles import Indices, Shard, hold_out
 from tardis_fl.errors import DataError
-from tardis_fl.core.randomness import Purpose, integer_seed, numpy_generator
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -39,7 +39,15 @@ class Partition:
         first: Number of the first client: 0, or the only one's on a node that keeps its own images.
     """
 
-    def __init__(self, order: Indices, bounds: Indices, config: Config, *, proxy: Indices | None = None, first: int = 0) -> None:
+    def __init__(
+        self,
+        order: Indices,
+        bounds: Indices,
+        config: Config,
+        *,
+        proxy: Indices | None = None,
+        first: int = 0,
+    ) -> None:
         self._order, self._bounds, self._config, self._first = order, bounds, config, first
         self.proxy = np.empty(0, dtype=np.int64) if proxy is None else proxy
 
@@ -56,9 +64,13 @@ class Partition:
         place = client - self._first
         indices = np.asarray(self._order[self._bounds[place] : self._bounds[place + 1]])
         return hold_out(
-            client, indices, fit_fraction=data.fit_fraction, calibration_fraction=data.calibration_fraction,
-            seed=self._config.seed, mend=MEND[data.partition.scheme],
-        )  # fmt: skip
+            client,
+            indices,
+            fit_fraction=data.fit_fraction,
+            calibration_fraction=data.calibration_fraction,
+            seed=self._config.seed,
+            mend=MEND[data.partition.scheme],
+        )
 
     def shards(self) -> list[Shard]:
         """Returns the shards of all clients, in their order."""
@@ -74,19 +86,32 @@ def load_partition(config: Config, dataset: Dataset, *, client: int | None = Non
         client: The client whose images this node keeps; None: this is no such node.
 
     Raises:
-        DataError: The scheme can't deal these labels to so many clients, or a client has too few images.
+        DataError: The scheme can't deal these labels to so many clients, or a client has too few
+            images.
     """
     if dataset.client_sizes is not None:
         return _natural(config, dataset.client_sizes, first=client or 0)
     settings, num_clients = config.data.partition, config.federation.num_clients
     proxy = proxy_samples(len(dataset.train), config)
     key = key_of(
-        "partition", dataset.content_hash, len(dataset.train), config.data.max_train_samples, settings.model_dump(), num_clients, config.seed, len(proxy)
+        "partition",
+        dataset.content_hash,
+        len(dataset.train),
+        config.data.max_train_samples,
+        settings.model_dump(),
+        num_clients,
+        config.seed,
+        len(proxy),
     )
 
     def make() -> Arrays:
         left = np.setdiff1d(np.arange(len(dataset.train)), proxy)
-        parts = [left[part] for part in deal(dataset.train.labels[left], settings, num_clients=num_clients, seed=config.seed)]
+        parts = [
+            left[part]
+            for part in deal(
+                dataset.train.labels[left], settings, num_clients=num_clients, seed=config.seed
+            )
+        ]
         return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}
 
     arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
@@ -112,7 +137,9 @@ def proxy_samples(num_samples: int, config: Config) -> Indices:
     return np.sort(order[: max(1, round(fraction * num_samples))])
 
 
-def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_clients: int, seed: int) -> list[Indices]:
+def deal(
+    labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_clients: int, seed: int
+) -> list[Indices]:
     """Returns each client's sample indices; every sample goes to exactly one client or, where a scheme leaves a rest, to none.
 
     Args:
@@ -141,22 +168,37 @@ def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_client
     else:
         labels_order = np.arange(len(labels))
     if settings.scheme == "dirichlet":
-        chosen = schemes.DirichletPartitioner(**shared, alpha=settings.alpha, min_partition_size=settings.min_samples, seed=number)
+        chosen = schemes.DirichletPartitioner(
+            **shared, alpha=settings.alpha, min_partition_size=settings.min_samples, seed=number
+        )
     elif settings.scheme == "pathological":
-        chosen = schemes.PathologicalPartitioner(**shared, num_classes_per_partition=settings.classes_per_client, seed=number)
+        chosen = schemes.PathologicalPartitioner(
+            **shared, num_classes_per_partition=settings.classes_per_client, seed=number
+        )
     elif settings.scheme == "shard":
-        chosen = schemes.ShardPartitioner(**shared, num_shards_per_partition=settings.shards_per_client, seed=number)
-    chosen.dataset = datasets.Dataset.from_dict({"label": labels[labels_order], "index": labels_order})
+        chosen = schemes.ShardPartitioner(
+            **shared, num_shards_per_partition=settings.shards_per_client, seed=number
+        )
+    chosen.dataset = datasets.Dataset.from_dict(
+        {"label": labels[labels_order], "index": labels_order}
+    )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is left out is said by `undealt`, what fails raises
-            parts = [np.asarray(chosen.load_partition(client)["index"], dtype=np.int64) for client in range(num_clients)]
+            warnings.simplefilter(
+                "ignore"
+            )  # what is left out is said by `undealt`, what fails raises
+            parts = [
+                np.asarray(chosen.load_partition(client)["index"], dtype=np.int64)
+                for client in range(num_clients)
+            ]
     except (ValueError, RuntimeError) as error:
         raise DataError(
             f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
             f"{' '.join(str(error).split())} To mend it: {MEND[settings.scheme]}, lower data.partition.min_samples or use fewer clients (federation.num_clients)."
         ) from None
-    small = next((client for client, part in enumerate(parts) if len(part) < settings.min_samples), None)
+    small = next(
+        (client for client, part in enumerate(parts) if len(part) < settings.min_samples), None
+    )
     if small is not None:
         raise DataError(
             f"client {small}: its shard of {len(parts[small])} samples is smaller than data.partition.min_samples = {settings.min_samples}; "
@@ -165,13 +207,17 @@ def deal(labels: npt.NDArray[np.int64], settings: PartitionConfig, *, num_client
     return parts
 
 
-def label_counts(shards: Sequence[Shard], labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.int64]:
+def label_counts(
+    shards: Sequence[Shard], labels: npt.NDArray[np.int64], num_classes: int
+) -> npt.NDArray[np.int64]:
     """Returns how many samples of each class each client holds, over all its roles: (clients, classes)."""
     held = (np.concatenate([shard.train, shard.fit, shard.calibrate]) for shard in shards)
     return np.stack([np.bincount(labels[indices], minlength=num_classes) for indices in held])
 
 
-def undealt(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+def undealt(
+    counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], class_names: Sequence[str]
+) -> str | None:
     """Returns a warning where a scheme gave training images to nobody, else None."""
     left = np.bincount(labels, minlength=len(class_names)) - counts.sum(axis=0)
     if not left.any():

@@ -8,14 +8,17 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.errors import DataError
 from tardis_fl.core.randomness import Purpose, numpy_generator
+from tardis_fl.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 
 
 class Role(Enum):
-    """train: gradient steps. fit: progress and temperatures. calibrate: thresholds. test: the report, nothing else."""
+    """train: gradient steps.
+
+    fit: progress and temperatures. calibrate: thresholds. test: the report, nothing else.
+    """
 
     TRAIN = "train"
     FIT = "fit"
@@ -45,8 +48,16 @@ class Shard:
         return {Role.TRAIN: self.train, Role.FIT: self.fit, Role.CALIBRATE: self.calibrate}[role]
 
 
-def hold_out(client: int, indices: Indices, *, fit_fraction: float, calibration_fraction: float, seed: int, mend: str) -> Shard:
-    """Deals one client's samples to its roles; the hold-outs get at least one sample each.
+def hold_out(
+    client: int,
+    indices: Indices,
+    *,
+    fit_fraction: float,
+    calibration_fraction: float,
+    seed: int,
+    mend: str,
+) -> Shard:
+    """Deals one client's samples to its roles; the held-out samples get at least one sample each.
 
     Args:
         client: The client's number.
@@ -60,7 +71,10 @@ def hold_out(client: int, indices: Indices, *, fit_fraction: float, calibration_
         DataError: Fewer than two samples would be left to train on, or none to hold out.
     """
     count = len(indices)
-    num_fit, num_calibrate = max(1, round(fit_fraction * count)), max(1, round(calibration_fraction * count))
+    num_fit, num_calibrate = (
+        max(1, round(fit_fraction * count)),
+        max(1, round(calibration_fraction * count)),
+    )
     num_train = count - num_fit - num_calibrate
     if num_train < 2:
         raise DataError(

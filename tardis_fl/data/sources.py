@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from tardis_fl.config.schema import Config, DataConfig
+from tardis_fl.core.randomness import Purpose, numpy_generator
 from tardis_fl.data.cache import cache_folder
 from tardis_fl.data.datasets.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10
-from tardis_fl.data.datasets.client_folders import TEST, client_folders, load_all_clients, load_one_client, load_servers_side
+from tardis_fl.data.datasets.client_folders import (
+    TEST,
+    client_folders,
+    load_all_clients,
+    load_one_client,
+    load_servers_side,
+)
 from tardis_fl.data.datasets.image_folder import class_folders, load_image_folder
-from tardis_fl.data.images import Dataset, ImageSet
 from tardis_fl.data.datasets.synthetic import load_synthetic
-from tardis_fl.core.randomness import Purpose, numpy_generator
+from tardis_fl.data.images import Dataset, ImageSet
 
 
 def data_root(data: DataConfig) -> Path:
@@ -28,7 +34,8 @@ def load_dataset(config: Config, root: str | None = None, *, client: int | None 
 
     Args:
         config: The configuration.
-        root: Its folder here; None: as `data_root` says. Where nodes keep their images, the folder of the client's own.
+        root: Its folder here; None: as `data_root` says. Where nodes keep their images, the folder
+            of the client's own.
         client: The client whose images this node keeps; None: this is no such node.
 
     Raises:
@@ -72,10 +79,17 @@ def _load_natural(config: Config, given: Path | None, cache: Path, client: int |
     data, num_clients, size = config.data, config.federation.num_clients, config.data.image_size
     root, class_names = data_root(data), natural_classes(data)
     if client is not None:
-        return load_one_client(given or client_folders(root, num_clients)[client], cache, size=size, class_names=class_names)
+        return load_one_client(
+            given or client_folders(root, num_clients)[client],
+            cache,
+            size=size,
+            class_names=class_names,
+        )
     if config.nodes_keep_images:
         return load_servers_side(root, cache, size=size, class_names=class_names)
-    return load_all_clients(root, cache, size=size, class_names=class_names, num_clients=num_clients)
+    return load_all_clients(
+        root, cache, size=size, class_names=class_names, num_clients=num_clients
+    )
 
 
 def _load(data: DataConfig, root: Path, cache: Path) -> Dataset:
@@ -95,7 +109,12 @@ def _load(data: DataConfig, root: Path, cache: Path) -> Dataset:
 
 def _synthetic(data: DataConfig, cache: Path) -> Dataset:
     settings = data.synthetic
-    return load_synthetic(cache, num_train=settings.num_train, num_test=settings.num_test, hard_fraction=settings.hard_fraction)
+    return load_synthetic(
+        cache,
+        num_train=settings.num_train,
+        num_test=settings.num_test,
+        hard_fraction=settings.hard_fraction,
+    )
 
 
 def _subset(split: ImageSet, limit: int | None, seed: int, key: int) -> ImageSet:

@@ -20,7 +20,8 @@ class Baseline:
         accuracy: On the test role.
         offload_rate: Share of samples that leave the device.
         bytes_per_sample: Mean bytes over all boundaries.
-        latency_ms: Mean of requests that wait for nobody; None without hardware, or where a link doesn't carry a message.
+        latency_ms: Mean of requests that wait for nobody; None without hardware, or where a link
+            doesn't carry a message.
         energy_mj: Of the device, likewise; None without its power.
     """
 
@@ -32,16 +33,24 @@ class Baseline:
 
 
 def baselines(
-    table: TestTable, outcome: Outcome, *, crossing_bytes: npt.NDArray[np.int64], image_bytes: int, png_bytes: float, raw_image_accuracy: float,
+    table: TestTable,
+    outcome: Outcome,
+    *,
+    crossing_bytes: npt.NDArray[np.int64],
+    image_bytes: int,
+    png_bytes: float,
+    raw_image_accuracy: float,
     machines: Machines | None = None,
-) -> dict[str, Baseline]:  # fmt: skip
+) -> dict[str, Baseline]:
     """Computes the rows that stand beside the operating point.
 
     - device_only, edge_only: every sample is answered by the first exit, or by the last but one.
-    - cloud_only_raw_image, cloud_only_png: every picture is sent as it is, or as PNG, and the whole network runs in the cloud.
+    - cloud_only_raw_image, cloud_only_png: every picture is sent as it is, or as PNG, and the whole
+      network runs in the cloud.
     - random_escalation: as many samples at each exit as at the operating point, but drawn blindly;
       this is the expectation over all draws, sum over exits of fraction x accuracy.
-    - oracle: the first exit that is right; the device where none is. No policy can be more accurate.
+    - oracle: the first exit that is right; the device where none is. No policy can be more
+      accurate.
 
     Args:
         table: The exit table of the test role.
@@ -60,15 +69,29 @@ def baselines(
     everywhere = [np.full(len(table), exit) for exit in range(table.num_exits)]
     bytes_of = [mean_bytes(exits, crossing_bytes) for exits in everywhere]
 
-    def answered(accuracy: float, shares: npt.NDArray[np.float64], sent: float, exits: npt.NDArray[np.int64]) -> Baseline:
+    def answered(
+        accuracy: float, shares: npt.NDArray[np.float64], sent: float, exits: npt.NDArray[np.int64]
+    ) -> Baseline:
         row = Baseline(float(accuracy), 1 - float(shares[0]), sent)
         if machines is None or not machines.carry(largest_crossing(exits, crossing_bytes)):
             return row
-        return replace(row, latency_ms=machines.mean_latency_ms(shares), energy_mj=machines.mean_energy_mj(shares))
+        return replace(
+            row,
+            latency_ms=machines.mean_latency_ms(shares),
+            energy_mj=machines.mean_energy_mj(shares),
+        )
 
     def pictures(size: float) -> Baseline:
         row = Baseline(raw_image_accuracy, 1.0, float(size))
-        return replace(row, latency_ms=machines.picture_latency_ms(size), energy_mj=machines.picture_energy_mj(size)) if machines else row
+        return (
+            replace(
+                row,
+                latency_ms=machines.picture_latency_ms(size),
+                energy_mj=machines.picture_energy_mj(size),
+            )
+            if machines
+            else row
+        )
 
     certain = np.eye(table.num_exits)
     oracle_shares = np.bincount(oracle_exits, minlength=table.num_exits) / len(table)
@@ -77,12 +100,24 @@ def baselines(
         "edge_only": answered(accuracies[edge], certain[edge], bytes_of[edge], everywhere[edge]),
         "cloud_only_raw_image": pictures(image_bytes),
         "cloud_only_png": pictures(png_bytes),
-        "random_escalation": answered(fractions @ accuracies, fractions, float(fractions @ bytes_of), everywhere[int(fractions.nonzero()[0].max())]),
-        "oracle": answered(correct.any(axis=0).mean(), oracle_shares, mean_bytes(oracle_exits, crossing_bytes), oracle_exits),
+        "random_escalation": answered(
+            fractions @ accuracies,
+            fractions,
+            float(fractions @ bytes_of),
+            everywhere[int(fractions.nonzero()[0].max())],
+        ),
+        "oracle": answered(
+            correct.any(axis=0).mean(),
+            oracle_shares,
+            mean_bytes(oracle_exits, crossing_bytes),
+            oracle_exits,
+        ),
     }
 
 
-def largest_crossing(exits: npt.NDArray[np.int64], crossing_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def largest_crossing(
+    exits: npt.NDArray[np.int64], crossing_bytes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """Returns the bytes of the largest message over each boundary, (boundaries,); 0 where none crosses. Arguments as of `mean_bytes`."""
     return (crossing_bytes * (exits > np.arange(len(crossing_bytes))[:, None])).max(axis=1)
 

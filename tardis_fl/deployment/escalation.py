@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tardis_fl.codecs.quantisers import transfer
-from tardis_fl.deployment.thresholds.mixing import mixed_draw
 from tardis_fl.deployment.scoring.policies import ScoringRule
+from tardis_fl.deployment.thresholds.mixing import mixed_draw
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.segmented import SegmentedEarlyExitNetwork, escalate
 
@@ -28,7 +28,8 @@ class Rule:
         codec: How features travel between tiers.
         ensemble: Whether an exit answers by the geometric mean of itself and the shallower ones.
         coefficients: Of a learned score; see `ScoringRule`.
-        mixed: Second thresholds, the share of samples that they decide on, and the seed of that draw (`mixing.mixed_draw`); None: none.
+        mixed: Second thresholds, the share of samples that they decide on, and the seed of that
+            draw (`mixing.mixed_draw`); None: none.
     """
 
     policy: str
@@ -81,7 +82,10 @@ class Outcome:
 def deploy(network: EarlyExitNetwork, rule: Rule) -> list[SegmentedEarlyExitNetwork]:
     """Puts the rule's score and first thresholds on each segment, without copying it; the last one answers always."""
     scoring = rule.scoring
-    scores = [None if scoring.needs_earlier_exits or number == len(network) - 1 else scoring.at(number) for number in range(len(network))]
+    scores = [
+        None if scoring.needs_earlier_exits or number == len(network) - 1 else scoring.at(number)
+        for number in range(len(network))
+    ]
     return [
         SegmentedEarlyExitNetwork(segment.body, segment.exit, threshold, score=score)
         for segment, threshold, score in zip(network, [*rule.thresholds, None], scores, strict=True)
@@ -102,7 +106,9 @@ class Deployment:
         if rule.mixed is not None:
             self._sides.append(deploy(network, replace(rule, thresholds=rule.mixed[0])))
 
-    def escalate(self, x: Tensor, sample_ids: npt.NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
+    def escalate(
+        self, x: Tensor, sample_ids: npt.NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Passes a batch through the tiers; see `segmented.escalate`.
 
         Args:
@@ -115,10 +121,16 @@ class Deployment:
         if self.rule.mixed is None:
             return self._one_side(0, x)
         if sample_ids is None or len(sample_ids) != len(x):
-            raise ValueError("this deployment mixes two choices of thresholds by the samples' numbers; pass sample_ids, one a sample")
+            raise ValueError(
+                "this deployment mixes two choices of thresholds by the samples' numbers; pass sample_ids, one a sample"
+            )
         _, share, seed = self.rule.mixed
         second = torch.from_numpy(mixed_draw(sample_ids, seed, share))
-        parts = [(rows, self._one_side(side, x[rows])) for side in (0, 1) if len(rows := (second == bool(side)).nonzero().squeeze(1))]
+        parts = [
+            (rows, self._one_side(side, x[rows]))
+            for side in (0, 1)
+            if len(rows := (second == bool(side)).nonzero().squeeze(1))
+        ]
         logits = parts[0][1][0].new_empty(len(x), parts[0][1][0].shape[1])
         exits = torch.empty(len(x), dtype=torch.int64)
         for rows, (said, answered_by) in parts:
@@ -126,13 +138,24 @@ class Deployment:
         return logits, exits
 
     def _one_side(self, side: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        return escalate(self._sides[side], x, transfer=transfer(self.rule.codec), ensemble=self.rule.ensemble, patience=self.rule.scoring.needs_earlier_exits)
+        return escalate(
+            self._sides[side],
+            x,
+            transfer=transfer(self.rule.codec),
+            ensemble=self.rule.ensemble,
+            patience=self.rule.scoring.needs_earlier_exits,
+        )
 
 
 def replay(
-    network: EarlyExitNetwork, rule: Rule, inputs: Callable[[slice], Tensor], labels: npt.NDArray[np.int64], *, batch_size: int,
+    network: EarlyExitNetwork,
+    rule: Rule,
+    inputs: Callable[[slice], Tensor],
+    labels: npt.NDArray[np.int64],
+    *,
+    batch_size: int,
     sample_ids: npt.NDArray[np.int64] | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Sends samples through the deployed segments, each decided by itself, in vectorised batches.
 
     Args:
@@ -146,7 +169,9 @@ def replay(
     deployment, exits, correct = Deployment(network, rule), [], []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))
-        logits, answered_by = deployment.escalate(inputs(rows), None if sample_ids is None else sample_ids[rows])
+        logits, answered_by = deployment.escalate(
+            inputs(rows), None if sample_ids is None else sample_ids[rows]
+        )
         exits.append(answered_by)
         correct.append(logits.argmax(1) == torch.from_numpy(labels[rows]))
     return Outcome(torch.cat(exits).numpy(), torch.cat(correct).numpy(), len(network))

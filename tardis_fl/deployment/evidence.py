@@ -14,13 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.core.atomic import write_bytes
 from tardis_fl.codecs.metering import Meter
 from tardis_fl.codecs.names import parse_codec
+from tardis_fl.core.atomic import write_bytes
 from tardis_fl.data.images import Dataset
 from tardis_fl.deployment.png import png_bytes
 from tardis_fl.deployment.tables import read_exit_table
-from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable, evaluate_batches, exit_logits
+from tardis_fl.early_exit.evaluation import (
+    CalibrationTable,
+    FitTable,
+    TestTable,
+    evaluate_batches,
+    exit_logits,
+)
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.errors import ConfigError, DataError
 
@@ -40,7 +46,9 @@ class Passed:
     bytes: npt.NDArray[np.int64]
 
 
-def pass_all(segments: list[Segment], inputs: Callable[[slice], Tensor], count: int, codec: str) -> Passed:
+def pass_all(
+    segments: list[Segment], inputs: Callable[[slice], Tensor], count: int, codec: str
+) -> Passed:
     """Sends samples through all segments; deeper ones see features as they arrive.
 
     Args:
@@ -70,7 +78,8 @@ class Evidence:
         calibrate: For thresholds and certificates; None where clients sent sums only.
         test: For the report.
         raw_image: The test samples where the picture itself travels, so that nothing is quantised.
-        calibrate_bytes: (boundaries, N) that each calibrate sample's features take on the wire; as `test_bytes` where there is no such table.
+        calibrate_bytes: (boundaries, N) that each calibrate sample's features take on the wire; as
+            `test_bytes` where there is no such table.
         test_bytes: The same of the test samples.
         png_bytes: (N,) of each test picture as PNG.
     """
@@ -87,29 +96,56 @@ class Evidence:
     def ensembled(self) -> Self:
         """Returns the evidence where every exit answers by the geometric mean of itself and the shallower ones."""
         return replace(
-            self, test=self.test.ensembled(), raw_image=self.raw_image.ensembled(),
-            fit=self.fit.ensembled() if self.fit is not None else None, calibrate=self.calibrate.ensembled() if self.calibrate is not None else None,
-        )  # fmt: skip
+            self,
+            test=self.test.ensembled(),
+            raw_image=self.raw_image.ensembled(),
+            fit=self.fit.ensembled() if self.fit is not None else None,
+            calibrate=self.calibrate.ensembled() if self.calibrate is not None else None,
+        )
 
     @classmethod
-    def gather(cls, segments: list[Segment], dataset: Dataset, codec: str, *, fit: FitTable | None, calibrate: CalibrationTable | None) -> Self:
+    def gather(
+        cls,
+        segments: list[Segment],
+        dataset: Dataset,
+        codec: str,
+        *,
+        fit: FitTable | None,
+        calibrate: CalibrationTable | None,
+    ) -> Self:
         """Sends the test pictures through a trained network.
 
         Args:
             segments: Left in evaluation mode.
-            dataset: Its test split, and for a codec that compresses the training split, of which the calibrate role is a part.
+            dataset: Its test split, and for a codec that compresses the training split, of which
+                the calibrate role is a part.
             codec: That the tables of the other roles went through too.
             fit, calibrate: As in the class.
         """
-        test, count = pass_all(segments, inputs_of(dataset, dataset.test.images), len(dataset.test), codec), len(dataset.test)
+        test, count = (
+            pass_all(segments, inputs_of(dataset, dataset.test.images), len(dataset.test), codec),
+            len(dataset.test),
+        )
         labels = np.asarray(dataset.test.labels)
         columns = labels, len(dataset.train) + np.arange(count), np.full(count, -1)
         raw_image = exit_logits(segments, inputs_of(dataset, dataset.test.images), count)
         calibrate_bytes = test.bytes
         if calibrate is not None and parse_codec(codec).compressor:
-            calibrate_bytes = pass_all(segments, inputs_of(dataset, dataset.train.images[calibrate.sample_ids]), len(calibrate), codec).bytes
+            calibrate_bytes = pass_all(
+                segments,
+                inputs_of(dataset, dataset.train.images[calibrate.sample_ids]),
+                len(calibrate),
+                codec,
+            ).bytes
         return cls(
-            codec, fit, calibrate, TestTable(test.logits, *columns), TestTable(raw_image, *columns), calibrate_bytes, test.bytes, png_bytes(dataset.test.images)
+            codec,
+            fit,
+            calibrate,
+            TestTable(test.logits, *columns),
+            TestTable(raw_image, *columns),
+            calibrate_bytes,
+            test.bytes,
+            png_bytes(dataset.test.images),
         )
 
     def through(self, segments: list[Segment], dataset: Dataset, codec: str) -> Self:
@@ -121,14 +157,26 @@ class Evidence:
         self.check_same(dataset)
         test = pass_all(segments, inputs_of(dataset, dataset.test.images), len(self.test), codec)
         held_out = {
-            table.role: pass_all(segments, inputs_of(dataset, dataset.train.images[table.sample_ids]), len(table), codec)
-            for table in (self.fit, self.calibrate) if table is not None
-        }  # fmt: skip
+            table.role: pass_all(
+                segments,
+                inputs_of(dataset, dataset.train.images[table.sample_ids]),
+                len(table),
+                codec,
+            )
+            for table in (self.fit, self.calibrate)
+            if table is not None
+        }
         return replace(
-            self, codec=codec, test=replace(self.test, logits=test.logits), test_bytes=test.bytes, calibrate_bytes=held_out.get("calibrate", test).bytes,
+            self,
+            codec=codec,
+            test=replace(self.test, logits=test.logits),
+            test_bytes=test.bytes,
+            calibrate_bytes=held_out.get("calibrate", test).bytes,
             fit=replace(self.fit, logits=held_out["fit"].logits) if self.fit is not None else None,
-            calibrate=replace(self.calibrate, logits=held_out["calibrate"].logits) if self.calibrate is not None else None,
-        )  # fmt: skip
+            calibrate=replace(self.calibrate, logits=held_out["calibrate"].logits)
+            if self.calibrate is not None
+            else None,
+        )
 
     def check_same(self, dataset: Dataset) -> None:
         """Refuses a data set whose test pictures have other labels.
@@ -137,7 +185,9 @@ class Evidence:
             ConfigError: They have.
         """
         if not np.array_equal(np.asarray(dataset.test.labels), self.test.labels):
-            raise ConfigError("data.root: these are other test pictures than those of the run; wanted the same data set")
+            raise ConfigError(
+                "data.root: these are other test pictures than those of the run; wanted the same data set"
+            )
 
     @property
     def tables(self) -> list[FitTable | CalibrationTable | TestTable]:
@@ -148,9 +198,13 @@ class Evidence:
         """Writes what `exit_table.npz` doesn't hold, so that `read` can put all together again."""
         buffer = io.BytesIO()
         np.savez_compressed(
-            buffer, codec=np.array(self.codec), raw_image_logits=self.raw_image.logits, calibrate_bytes=self.calibrate_bytes.astype(np.int32),
-            test_bytes=self.test_bytes.astype(np.int32), png_bytes=self.png_bytes.astype(np.int32),
-        )  # fmt: skip
+            buffer,
+            codec=np.array(self.codec),
+            raw_image_logits=self.raw_image.logits,
+            calibrate_bytes=self.calibrate_bytes.astype(np.int32),
+            test_bytes=self.test_bytes.astype(np.int32),
+            png_bytes=self.png_bytes.astype(np.int32),
+        )
         write_bytes(folder / CROSSINGS, buffer.getvalue())
 
     @classmethod
@@ -162,19 +216,45 @@ class Evidence:
         """
         tables = read_exit_table(folder / "exit_table.npz")
         if "test" not in tables:
-            raise DataError(f"{folder / 'exit_table.npz'}: holds the roles {', '.join(sorted(tables))}; wanted test among them")
+            raise DataError(
+                f"{folder / 'exit_table.npz'}: holds the roles {', '.join(sorted(tables))}; wanted test among them"
+            )
         path = folder / CROSSINGS
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("codec", "raw_image_logits", "calibrate_bytes", "test_bytes", "png_bytes")}
+                arrays = {
+                    name: file[name]
+                    for name in (
+                        "codec",
+                        "raw_image_logits",
+                        "calibrate_bytes",
+                        "test_bytes",
+                        "png_bytes",
+                    )
+                }
         except FileNotFoundError:
-            raise DataError(f"{path}: is missing; the run was made by an earlier version, so run simulate again") from None
+            raise DataError(
+                f"{path}: is missing; the run was made by an earlier version, so run simulate again"
+            ) from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: can't be read ({error}); restore the file, or run simulate again") from None
+            raise DataError(
+                f"{path}: can't be read ({error}); restore the file, or run simulate again"
+            ) from None
         test = tables["test"]
-        if arrays["test_bytes"].shape != (test.num_exits - 1, len(test)) or arrays["raw_image_logits"].shape != test.logits.shape:
-            raise DataError(f"{path}: its rows aren't those of exit_table.npz; restore both files from the same run")
+        if (
+            arrays["test_bytes"].shape != (test.num_exits - 1, len(test))
+            or arrays["raw_image_logits"].shape != test.logits.shape
+        ):
+            raise DataError(
+                f"{path}: its rows aren't those of exit_table.npz; restore both files from the same run"
+            )
         return cls(
-            str(arrays["codec"]), tables.get("fit"), tables.get("calibrate"), test, replace(test, logits=arrays["raw_image_logits"]),
-            arrays["calibrate_bytes"].astype(np.int64), arrays["test_bytes"].astype(np.int64), arrays["png_bytes"].astype(np.int64),
-        )  # fmt: skip
+            str(arrays["codec"]),
+            tables.get("fit"),
+            tables.get("calibrate"),
+            test,
+            replace(test, logits=arrays["raw_image_logits"]),
+            arrays["calibrate_bytes"].astype(np.int64),
+            arrays["test_bytes"].astype(np.int64),
+            arrays["png_bytes"].astype(np.int64),
+        )

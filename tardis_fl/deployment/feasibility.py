@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.config.schema import Config
-from tardis_fl.deployment.thresholds.certificates.choice import CertificateRequest, check_enough
 from tardis_fl.deployment.pipeline import cost_axes
 from tardis_fl.deployment.queueing.machines import Machines
 from tardis_fl.deployment.scoring.policies import extra_bytes
+from tardis_fl.deployment.thresholds.certificates.choice import CertificateRequest, check_enough
 from tardis_fl.deployment.thresholds.sweep import checked_budget
 from tardis_fl.deployment.thresholds.targets import BUDGETS
 from tardis_fl.early_exit.counting import SegmentCost
 
 
-def check_feasible(config: Config, costs: Sequence[SegmentCost], *, num_calibrate: int, num_classes: int) -> None:
+def check_feasible(
+    config: Config, costs: Sequence[SegmentCost], *, num_calibrate: int, num_classes: int
+) -> None:
     """Refuses a deployment that can't come out, whatever the training gives.
 
     Args:
@@ -34,7 +36,11 @@ def check_feasible(config: Config, costs: Sequence[SegmentCost], *, num_calibrat
         check_enough(num_calibrate, CertificateRequest(**deployment.certificate.model_dump()))
     extra = extra_bytes(deployment.policy, deployment.ensemble == "geometric", num_classes)
     sizes = [sample_bytes(cost.feature_shape, deployment.feature_codec) for cost in costs[:-1]]
-    machines = Machines.of(config, [cost.macs for cost in costs], [(size or 0) + extra for size in sizes]) if deployment.hardware else None
+    machines = (
+        Machines.of(config, [cost.macs for cost in costs], [(size or 0) + extra for size in sizes])
+        if deployment.hardware
+        else None
+    )
     if machines is not None and deployment.thresholds is None:
         for link, size in zip(machines.system.links, sizes, strict=True):
             if size is not None:  # what a compressing codec makes of features isn't known yet

@@ -11,20 +11,25 @@ from torch import Tensor
 
 from tardis_fl.config.schema import Config
 from tardis_fl.deployment.baselines import Baseline, baselines, largest_crossing
-from tardis_fl.deployment.scoring.temperatures import fit_temperatures
-from tardis_fl.deployment.thresholds.certificates.choice import Certificate, CertificateRequest, certify, grid_from_fit
-from tardis_fl.deployment.thresholds.certificates.evaluation import Evaluation, evaluate_certificate
 from tardis_fl.deployment.codec_table import CodecRow, measure_codecs
 from tardis_fl.deployment.escalation import Outcome, Rule, replay
 from tardis_fl.deployment.evidence import Evidence
-from tardis_fl.deployment.thresholds.histograms import Histograms, sweep_from_histograms
 from tardis_fl.deployment.queueing.machines import Machines
-from tardis_fl.deployment.thresholds.mixing import mixed_draw
+from tardis_fl.deployment.queueing.under_load import LoadResult, under_load
 from tardis_fl.deployment.scoring.policies import ScoringRule, extra_bytes, fit_scoring
+from tardis_fl.deployment.scoring.temperatures import fit_temperatures
+from tardis_fl.deployment.thresholds.certificates.choice import (
+    Certificate,
+    CertificateRequest,
+    certify,
+    grid_from_fit,
+)
+from tardis_fl.deployment.thresholds.certificates.evaluation import Evaluation, evaluate_certificate
+from tardis_fl.deployment.thresholds.choice import Choice, choose_from_sweep, choose_thresholds
+from tardis_fl.deployment.thresholds.histograms import Histograms, sweep_from_histograms
+from tardis_fl.deployment.thresholds.mixing import mixed_draw
 from tardis_fl.deployment.thresholds.sweep import Sweep, decide, sweep
 from tardis_fl.deployment.thresholds.targets import Target
-from tardis_fl.deployment.thresholds.choice import Choice, choose_from_sweep, choose_thresholds
-from tardis_fl.deployment.queueing.under_load import LoadResult, under_load
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.evaluation import ExitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
@@ -70,8 +75,10 @@ class Deployed:
         outcome: What happened to each test sample.
         scores: Of the early exits on the test role, (exits - 1, N).
         crossing_bytes: (boundaries, N) that each test sample would send, all that travels included.
-        boundary_bytes: Mean bytes over each boundary: on the test role over the samples that cross it, else over all.
-        costs: For each axis and exit, the whole cost of a sample answered there, by means of the calibrate role.
+        boundary_bytes: Mean bytes over each boundary: on the test role over the samples that cross
+            it, else over all.
+        costs: For each axis and exit, the whole cost of a sample answered there, by means of the
+            calibrate role.
         sweeps: Every shared threshold, by role.
         baselines: What to compare it with.
         codecs: Other codecs, measured.
@@ -96,9 +103,15 @@ class Deployed:
 
 
 def deploy_and_measure(
-    config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *, image_bytes: int,
-    network: EarlyExitNetwork | None = None, images: TestImages | None = None, sums: Sums | None = None,
-) -> Deployed:  # fmt: skip
+    config: Config,
+    evidence: Evidence,
+    costs: Sequence[SegmentCost],
+    *,
+    image_bytes: int,
+    network: EarlyExitNetwork | None = None,
+    images: TestImages | None = None,
+    sums: Sums | None = None,
+) -> Deployed:
     """Chooses thresholds on held-out samples, deploys, and measures on the test role.
 
     Args:
@@ -111,7 +124,8 @@ def deploy_and_measure(
         sums: What clients sent in place of tables.
 
     Raises:
-        ConfigError: The evidence doesn't hold what the deployment needs, or the hardware can't carry it.
+        ConfigError: The evidence doesn't hold what the deployment needs, or the hardware can't
+            carry it.
         DataError: The calibrate role is too small for the certificate.
         RunError: A budget can't be met, or a queue would grow without end.
     """
@@ -120,28 +134,69 @@ def deploy_and_measure(
     choice, certificate, calibrate_sweep = _choose(config, ready, sums)
     mixed = (*choice.mixed, config.seed) if choice.mixed else None
     ensemble = deployment.ensemble == "geometric"
-    rule = Rule(deployment.policy, scoring.temperatures, choice.thresholds, deployment.feature_codec, ensemble, scoring.coefficients, mixed)
+    rule = Rule(
+        deployment.policy,
+        scoring.temperatures,
+        choice.thresholds,
+        deployment.feature_codec,
+        ensemble,
+        scoring.coefficients,
+        mixed,
+    )
     scores = scoring.table_scores(evidence.test)
     if network is not None and images is not None:
         ids = evidence.test.sample_ids
-        outcome = replay(network, rule, images.inputs, images.labels, sample_ids=ids, batch_size=deployment.batch_size)
+        outcome = replay(
+            network,
+            rule,
+            images.inputs,
+            images.labels,
+            sample_ids=ids,
+            batch_size=deployment.batch_size,
+        )
     else:
         outcome = table_outcome(rule, evidence.test, scores)
     crossing_bytes = evidence.test_bytes + ready.extra_bytes
     crosses = outcome.exits > np.arange(len(costs) - 1)[:, None]
-    for link, largest in zip(machines.system.links if machines else (), largest_crossing(outcome.exits, crossing_bytes), strict=False):
+    for link, largest in zip(
+        machines.system.links if machines else (),
+        largest_crossing(outcome.exits, crossing_bytes),
+        strict=False,
+    ):
         link.check_payload(int(largest))
-    boundary_bytes = [float(sizes[rows].mean() if rows.any() else sizes.mean()) for sizes, rows in zip(crossing_bytes, crosses, strict=True)]
+    boundary_bytes = [
+        float(sizes[rows].mean() if rows.any() else sizes.mean())
+        for sizes, rows in zip(crossing_bytes, crosses, strict=True)
+    ]
     rows = baselines(
-        evidence.test, outcome, crossing_bytes=crossing_bytes, image_bytes=image_bytes, png_bytes=float(evidence.png_bytes.mean()),
-        raw_image_accuracy=evidence.raw_image.accuracies()[-1], machines=machines,
-    )  # fmt: skip
+        evidence.test,
+        outcome,
+        crossing_bytes=crossing_bytes,
+        image_bytes=image_bytes,
+        png_bytes=float(evidence.png_bytes.mean()),
+        raw_image_accuracy=evidence.raw_image.accuracies()[-1],
+        machines=machines,
+    )
     return Deployed(
-        rule, choice, certificate, evidence, outcome, scores, crossing_bytes, boundary_bytes, ready.axes,
-        {"calibrate": calibrate_sweep, "test": sweep(evidence.test, scores, points=CURVE_POINTS)}, rows,
-        _codecs(config, rule, network, images, evidence.test.sample_ids) if network is not None and images is not None else [], machines,
-        under_load(config, machines, outcome.exits, evidence.test.correct(), crossing_bytes) if machines is not None and deployment.load else None,
-    )  # fmt: skip
+        rule,
+        choice,
+        certificate,
+        evidence,
+        outcome,
+        scores,
+        crossing_bytes,
+        boundary_bytes,
+        ready.axes,
+        {"calibrate": calibrate_sweep, "test": sweep(evidence.test, scores, points=CURVE_POINTS)},
+        rows,
+        _codecs(config, rule, network, images, evidence.test.sample_ids)
+        if network is not None and images is not None
+        else [],
+        machines,
+        under_load(config, machines, outcome.exits, evidence.test.correct(), crossing_bytes)
+        if machines is not None and deployment.load
+        else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -163,7 +218,9 @@ class Prepared:
     axes: dict[str, list[float]]
 
 
-def prepare(config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *, sums: Sums | None = None) -> Prepared:
+def prepare(
+    config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *, sums: Sums | None = None
+) -> Prepared:
     """Fits temperatures and scores on the fit role, and counts what an answer at each exit costs; see `deploy_and_measure`.
 
     Raises:
@@ -174,7 +231,9 @@ def prepare(config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *,
         evidence = evidence.ensembled()
     extra = extra_bytes(deployment.policy, ensemble, evidence.test.logits.shape[2])
     means = [float(value) + extra for value in evidence.calibrate_bytes.mean(axis=1)]
-    machines = Machines.of(config, [cost.macs for cost in costs], means) if deployment.hardware else None
+    machines = (
+        Machines.of(config, [cost.macs for cost in costs], means) if deployment.hardware else None
+    )
     if sums is not None:
         scoring = ScoringRule(deployment.policy, sums.temperatures)
     else:
@@ -196,7 +255,9 @@ def check_tables(evidence: Evidence) -> None:
         )
 
 
-def cost_axes(costs: Sequence[SegmentCost], boundary_bytes: Sequence[float], machines: Machines | None) -> dict[str, list[float]]:
+def cost_axes(
+    costs: Sequence[SegmentCost], boundary_bytes: Sequence[float], machines: Machines | None
+) -> dict[str, list[float]]:
     """Returns for each axis and exit the whole cost of a sample that is answered there, over all tiers up to it."""
     axes = {
         "offload_rate": [0.0] + [1.0] * (len(costs) - 1),
@@ -216,7 +277,9 @@ def table_outcome(rule: Rule, table: ExitTable, scores: npt.NDArray[np.float64])
     return Outcome(exits, table.correct()[exits, np.arange(len(table))], table.num_exits)
 
 
-def _decided(rule: Rule, scores: npt.NDArray[np.float64], sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _decided(
+    rule: Rule, scores: npt.NDArray[np.float64], sample_ids: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     exits = decide(scores, rule.thresholds)
     if rule.mixed is None:
         return exits
@@ -224,8 +287,15 @@ def _decided(rule: Rule, scores: npt.NDArray[np.float64], sample_ids: npt.NDArra
     return np.where(mixed_draw(sample_ids, seed, share), decide(scores, second), exits)
 
 
-def _choose(config: Config, ready: Prepared, sums: Sums | None) -> tuple[Choice, tuple[Certificate, Evaluation, Evaluation] | None, Sweep]:
-    deployment, evidence, scoring, axes = config.deployment, ready.evidence, ready.scoring, ready.axes
+def _choose(
+    config: Config, ready: Prepared, sums: Sums | None
+) -> tuple[Choice, tuple[Certificate, Evaluation, Evaluation] | None, Sweep]:
+    deployment, evidence, scoring, axes = (
+        config.deployment,
+        ready.evidence,
+        ready.scoring,
+        ready.axes,
+    )
     if sums is not None:
         found = sweep_from_histograms(sums.histograms)
         return choose_from_sweep(found, Target.from_config(deployment), axes), None, _thinned(found)
@@ -233,28 +303,56 @@ def _choose(config: Config, ready: Prepared, sums: Sums | None) -> tuple[Choice,
     scores = scoring.table_scores(evidence.calibrate)
     curve = sweep(evidence.calibrate, scores, points=CURVE_POINTS)
     if deployment.certificate is None:
-        return choose_thresholds(evidence.calibrate, scores, Target.from_config(deployment), axes), None, curve
+        return (
+            choose_thresholds(evidence.calibrate, scores, Target.from_config(deployment), axes),
+            None,
+            curve,
+        )
     request = CertificateRequest(**deployment.certificate.model_dump())
     grid = grid_from_fit(evidence.fit, scoring.table_scores(evidence.fit))
-    certificate = certify(evidence.calibrate, scores, request, grid=grid, temperatures=scoring.temperatures)
+    certificate = certify(
+        evidence.calibrate, scores, request, grid=grid, temperatures=scoring.temperatures
+    )
     turned_out = tuple(
-        evaluate_certificate(certificate, table, scoring.table_scores(table), temperatures=scoring.temperatures)
+        evaluate_certificate(
+            certificate, table, scoring.table_scores(table), temperatures=scoring.temperatures
+        )
         for table in (evidence.test, evidence.calibrate)
     )
     fixed = Target("fixed", thresholds=(certificate.threshold,) * (evidence.test.num_exits - 1))
-    choice = replace(choose_thresholds(evidence.calibrate, scores, fixed, axes), target=f"certify a mean loss ({request.loss}) of at most {request.epsilon:g}")
+    choice = replace(
+        choose_thresholds(evidence.calibrate, scores, fixed, axes),
+        target=f"certify a mean loss ({request.loss}) of at most {request.epsilon:g}",
+    )
     return choice, (certificate, *turned_out), curve
 
 
 def _thinned(found: Sweep) -> Sweep:
     index = np.unique(np.linspace(0, len(found.thresholds) - 1, CURVE_POINTS).round().astype(int))
-    return Sweep(found.thresholds[index], found.num_correct[index], found.exit_counts[:, index], found.num_samples)
+    return Sweep(
+        found.thresholds[index],
+        found.num_correct[index],
+        found.exit_counts[:, index],
+        found.num_samples,
+    )
 
 
-def _codecs(config: Config, rule: Rule, network: EarlyExitNetwork, images: TestImages, sample_ids: npt.NDArray[np.int64]) -> list[CodecRow]:
+def _codecs(
+    config: Config,
+    rule: Rule,
+    network: EarlyExitNetwork,
+    images: TestImages,
+    sample_ids: npt.NDArray[np.int64],
+) -> list[CodecRow]:
     """Measures the configured codecs at the operating point."""
     scoring = ScoringRule(rule.policy, rule.temperatures, rule.coefficients)
     return measure_codecs(
-        network, images.inputs, images.labels, list(dict.fromkeys(config.deployment.measure_codecs)), ensemble=rule.ensemble, policy=rule.policy,
-        decide=lambda logits: _decided(rule, scoring.scores(logits), sample_ids), batch_size=config.deployment.batch_size,
-    )  # fmt: skip
+        network,
+        images.inputs,
+        images.labels,
+        list(dict.fromkeys(config.deployment.measure_codecs)),
+        ensemble=rule.ensemble,
+        policy=rule.policy,
+        decide=lambda logits: _decided(rule, scoring.scores(logits), sample_ids),
+        batch_size=config.deployment.batch_size,
+    )

@@ -24,11 +24,15 @@ def png_bytes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         ValueError: The images aren't unsigned bytes of this shape.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"images: got {images.dtype} of shape {images.shape}; wanted uint8 (N, H, W, 1) or (N, H, W, 3)")
+        raise ValueError(
+            f"images: got {images.dtype} of shape {images.shape}; wanted uint8 (N, H, W, 1) or (N, H, W, 3)"
+        )
     return np.fromiter((_png_size(image) for image in images), np.int64, len(images))
 
 
 def _png_size(image: npt.NDArray[np.uint8]) -> int:
     file = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "PNG", optimize=False)
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(
+        file, "PNG", optimize=False
+    )
     return file.tell()

@@ -1,27 +1,30 @@
-"""Early-exit networks: convert, train, measure and deploy in segments. Knows neither Flower nor files.
+"""Early-exit networks: convert, train, measure and deploy in segments.
 
-Names are imported when they are used, so that what needs no PyTorch, such as the catalogue of backbones, loads at once.
+Knows neither Flower nor files.
+
+Names are imported when they are used, so that what needs no PyTorch, such as the catalogue of
+backbones, loads at once.
 """
 
 import importlib
 from typing import Any
 
 _HOMES = {
-    "Distillation": "losses",
+    "Distillation": "training.losses",
     "EarlyExitNetwork": "network",
     "Segment": "network",
     "SegmentedEarlyExitNetwork": "segmented",
     "adaptive_exit": "exits",
     "build_backbone": "backbones",
     "build_network": "backbones",
-    "candidate_cuts": "conversion",
-    "convert": "conversion",
+    "candidate_cuts": "conversion.convert",
+    "convert": "conversion.convert",
     "escalate": "segmented",
     "seperate_networks": "segmented",
     "separate_networks": "segmented",
     "test_all_exits_accuracy": "evaluation",
     "test_networks": "segmented",
-    "train_model": "training",
+    "train_model": "training.loop",
 }
 __all__ = sorted(_HOMES)
 

@@ -20,11 +20,13 @@ class BackboneInfo:
         name: The name a configuration uses.
         children: Its children in order, without `head`: after each of them it can be cut.
         cuts: The children after which it is cut by default.
-        min_input_size: Smallest side of the square input in pixels that leaves every batch norm at least 2x2 positions, and every layer one.
+        min_input_size: Smallest side of the square input in pixels that leaves every batch norm at
+            least 2x2 positions, and every layer one.
         paper: Where the architecture comes from.
         has_width: Whether `model.width` scales it.
         has_norm: Whether `model.norm` chooses its norm layers.
-        depthwise: Whether most of its multiply-accumulates are in depthwise separable convolutions, which devices compute more slowly.
+        depthwise: Whether most of its multiply-accumulates are in depthwise separable convolutions,
+            which devices compute more slowly.
         fixed_exits: Children with an exit of the paper's, which `model.exit_hidden` doesn't change.
         input_multiple: What the side of its input must be a multiple of.
         input_size: Side of the input that parameters and MACs in papers are for.
@@ -58,16 +60,22 @@ class BackboneInfo:
                 return "'head'", "it is the last exit, with nothing behind it; leave it out"
             if cut not in self.children:
                 near = difflib.get_close_matches(cut, self.children, n=3, cutoff=0)
-                return repr(cut), f"{self.name!r} has no such child; the nearest are {', '.join(map(repr, near))}"
+                return repr(
+                    cut
+                ), f"{self.name!r} has no such child; the nearest are {', '.join(map(repr, near))}"
         in_order = [child for child in self.children if child in cuts]
         if list(cuts) != in_order:
-            return ", ".join(cuts), f"wanted {', '.join(in_order)}: each child once, in the network's order"
+            return ", ".join(
+                cuts
+            ), f"wanted {', '.join(in_order)}: each child once, in the network's order"
         return None
 
     def problem_with_size(self, image_size: int) -> str | None:
         """Says why the backbone can't take images of this side in pixels, if so."""
         if image_size < self.min_input_size:
-            return f"the backbone {self.name!r} wants images of at least {self.min_input_size} pixels"
+            return (
+                f"the backbone {self.name!r} wants images of at least {self.min_input_size} pixels"
+            )
         if image_size % self.input_multiple:
             return f"the backbone {self.name!r} wants a multiple of {self.input_multiple} pixels"
         return None
@@ -75,22 +83,47 @@ class BackboneInfo:
 
 def _resnet(depth: int) -> BackboneInfo:
     blocks = (depth - 2) // 6
-    children = ("stem", *(f"layer{stage}_{block}" for stage in (1, 2, 3) for block in range(blocks)))
+    children = (
+        "stem",
+        *(f"layer{stage}_{block}" for stage in (1, 2, 3) for block in range(blocks)),
+    )
     cuts = (f"layer1_{blocks - 1}", f"layer2_{blocks - 1}")
-    return BackboneInfo(name=f"resnet{depth}", children=children, cuts=cuts, min_input_size=8, paper=f"{RESNET} (section 4.2, CIFAR-10)")
+    return BackboneInfo(
+        name=f"resnet{depth}",
+        children=children,
+        cuts=cuts,
+        min_input_size=8,
+        paper=f"{RESNET} (section 4.2, CIFAR-10)",
+    )
 
 
-def _vgg(name: str, convolutions: tuple[int, ...], configuration: str, cuts: tuple[str, ...]) -> BackboneInfo:
+def _vgg(
+    name: str, convolutions: tuple[int, ...], configuration: str, cuts: tuple[str, ...]
+) -> BackboneInfo:
     children: list[str] = []
     for stage, count in enumerate(convolutions, start=1):
-        children += [f"{layer}{stage}_{number}" for number in range(1, count + 1) for layer in ("conv", "relu")]
+        children += [
+            f"{layer}{stage}_{number}"
+            for number in range(1, count + 1)
+            for layer in ("conv", "relu")
+        ]
         children.append(f"pool{stage}")
     paper = f"{VGG} (configuration {configuration})"
-    return BackboneInfo(name=name, children=tuple(children), cuts=cuts, min_input_size=32, paper=paper, has_norm=name.endswith("_bn"))
+    return BackboneInfo(
+        name=name,
+        children=tuple(children),
+        cuts=cuts,
+        min_input_size=32,
+        paper=paper,
+        has_norm=name.endswith("_bn"),
+    )
 
 
 _POOLS = ("pool2", "pool3")
-_TARDIS = ("relu2_1", "conv3_4")  # features[:7] and features[7:17] of torchvision's VGG19, as TARDIS Early Exit cuts it
+_TARDIS = (
+    "relu2_1",
+    "conv3_4",
+)  # features[:7] and features[7:17] of torchvision's VGG19, as TARDIS Early Exit cuts it
 
 CATALOGUE = {
     info.name: info

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tardis_fl.codecs.names import BYTES_PER_VALUE
 from tardis_fl.codecs.wire import sample_bytes
-from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.conversion.tracing import countable_attention, evaluation_mode
+from tardis_fl.early_exit.network import EarlyExitNetwork
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,21 @@ def num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def segment_costs(network: EarlyExitNetwork, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> list[SegmentCost]:
+def segment_costs(
+    network: EarlyExitNetwork, input_shape: Sequence[int], dtype: torch.dtype | None = None
+) -> list[SegmentCost]:
     """Counts every segment with PyTorch's own FLOP counter on one sample.
 
     Args:
         network: Its mode is left as it was.
         input_shape: (...) of one sample, such as (C, H, W).
-        dtype: Of the input, such as int64 for a network of tokens; None: that of the network's parameters.
+        dtype: Of the input, such as int64 for a network of tokens; None: that of the network's
+            parameters.
     """
-    reference = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), torch.empty(0))
+    reference = next(
+        (parameter for parameter in network.parameters() if parameter.is_floating_point()),
+        torch.empty(0),
+    )
     device, dtype = reference.device, dtype or reference.dtype
     costs = []
     x = torch.zeros(1, *input_shape, dtype=dtype, device=device)
@@ -73,11 +79,21 @@ def segment_costs(network: EarlyExitNetwork, input_shape: Sequence[int], dtype: 
                 body_flops = counter.get_total_flops()
                 segment.exit(x)
             flops = counter.get_total_flops()
-            costs.append(SegmentCost(num_parameters(segment), num_parameters(segment.exit), flops // 2, (flops - body_flops) // 2, tuple(x.shape[1:])))
+            costs.append(
+                SegmentCost(
+                    num_parameters(segment),
+                    num_parameters(segment.exit),
+                    flops // 2,
+                    (flops - body_flops) // 2,
+                    tuple(x.shape[1:]),
+                )
+            )
     return costs
 
 
-def oversized(costs: Sequence[SegmentCost], names: Sequence[str], image_bytes: int) -> Iterator[str]:
+def oversized(
+    costs: Sequence[SegmentCost], names: Sequence[str], image_bytes: int
+) -> Iterator[str]:
     """Yields a warning for every exit larger than its segment and every boundary larger than the raw image at a byte a value."""
     for number, (cost, name) in enumerate(zip(costs, names, strict=True)):
         body = cost.num_parameters - cost.num_exit_parameters

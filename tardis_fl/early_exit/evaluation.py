@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tardis_fl.early_exit.conversion.tracing import evaluation_mode
+from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
 from tardis_fl.early_exit.training.loading import check_labels, chosen_device, labelled_batches
-from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
-from tardis_fl.early_exit.conversion.tracing import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,16 @@ class ExitTable:
     client_ids: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        lengths = {self.logits.shape[1], len(self.labels), len(self.sample_ids), len(self.client_ids)}
+        lengths = {
+            self.logits.shape[1],
+            len(self.labels),
+            len(self.sample_ids),
+            len(self.client_ids),
+        }
         if self.logits.ndim != 3 or len(lengths) != 1:
-            raise ValueError(f"the columns of an exit table must have one row a sample; got the lengths {sorted(lengths)}")
+            raise ValueError(
+                f"the columns of an exit table must have one row a sample; got the lengths {sorted(lengths)}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,8 +69,15 @@ class ExitTable:
     @classmethod
     def concatenate(cls, tables: Sequence[Self]) -> Self:
         """Joins the rows of several tables of one role."""
-        columns = {field.name: [getattr(table, field.name) for table in tables] for field in fields(cls)}
-        return cls(**{name: np.concatenate(parts, axis=1 if name == "logits" else 0) for name, parts in columns.items()})
+        columns = {
+            field.name: [getattr(table, field.name) for table in tables] for field in fields(cls)
+        }
+        return cls(
+            **{
+                name: np.concatenate(parts, axis=1 if name == "logits" else 0)
+                for name, parts in columns.items()
+            }
+        )
 
 
 class FitTable(ExitTable):
@@ -86,9 +100,13 @@ class TestTable(ExitTable):
 
 
 def evaluate_batches(
-    segments: Sequence[Segment], inputs: Callable[[slice], Tensor], count: int, *,
-    transfer: Callable[[Tensor], Tensor] | None = None, batch_size: int = 250,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    segments: Sequence[Segment],
+    inputs: Callable[[slice], Tensor],
+    count: int,
+    *,
+    transfer: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 250,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Runs consecutive segments over samples, in evaluation mode and float32.
 
     Args:
@@ -114,16 +132,24 @@ def evaluate_batches(
 
 
 def exit_logits(
-    segments: Sequence[Segment], inputs: Callable[[slice], Tensor], count: int, *,
-    transfer: Callable[[Tensor], Tensor] | None = None, batch_size: int = 250,
-) -> npt.NDArray[np.float32]:  # fmt: skip
+    segments: Sequence[Segment],
+    inputs: Callable[[slice], Tensor],
+    count: int,
+    *,
+    transfer: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 250,
+) -> npt.NDArray[np.float32]:
     """Returns the logits (exits, count, classes) of `evaluate_batches`."""
     batches = evaluate_batches(segments, inputs, count, transfer=transfer, batch_size=batch_size)
     return torch.cat([logits for logits, _ in batches], dim=1).cpu().numpy()
 
 
 def test_all_exits_accuracy(
-    eenet: EarlyExitNetwork, loader: Iterable, device: torch.device | str | None = None, *, ensemble: bool = False
+    eenet: EarlyExitNetwork,
+    loader: Iterable,
+    device: torch.device | str | None = None,
+    *,
+    ensemble: bool = False,
 ) -> tuple[list[int], int]:
     """Counts the right answers of every exit, in evaluation mode.
 

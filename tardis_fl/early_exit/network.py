@@ -34,7 +34,8 @@ class Recipe:
     """How to build the segments of a network again, before its weights are loaded.
 
     Attributes:
-        kind: registered: by `build_network`; converted: by `convert`, from a model that only its user can build.
+        kind: registered: by `build_network`; converted: by `convert`, from a model that only its
+            user can build.
         options: Keyword arguments, of what JSON can hold; among them `cuts`, by name.
     """
 
@@ -45,29 +46,39 @@ class Recipe:
 class EarlyExitNetwork(nn.Module):
     """A network cut into segments, each with an exit.
 
-    The modules are taken as they are, not copied: training this network trains them. In all of them but the first
-    body, modules with an `inplace` flag lose it, since an exit and the next segment read the same features.
+    The modules are taken as they are, not copied: training this network trains them. In all of them
+        but the first body, modules with an `inplace` flag lose it, since an exit and the next
+        segment read the same features.
 
     Args:
         core_net: The bodies of the segments, in order.
-        exits: One exit a segment; one fewer where the last body already ends in logits and so is the last exit.
+        exits: One exit a segment; one fewer where the last body already ends in logits and so is
+            the last exit.
 
     Raises:
         ValueError: If the numbers of bodies and exits don't fit.
     """
 
-    def __init__(self, core_net: nn.Sequential | Iterable[nn.Module], exits: nn.ModuleList | Iterable[nn.Module]) -> None:
+    def __init__(
+        self,
+        core_net: nn.Sequential | Iterable[nn.Module],
+        exits: nn.ModuleList | Iterable[nn.Module],
+    ) -> None:
         super().__init__()
         bodies, heads = list(core_net), list(exits)
         missing = len(bodies) - len(heads)
         if not bodies or missing not in (0, 1):
-            raise ValueError(f"got {len(bodies)} bodies and {len(heads)} exits; wanted one exit a body, or one fewer where the last body ends in logits")
+            raise ValueError(
+                f"got {len(bodies)} bodies and {len(heads)} exits; wanted one exit a body, or one fewer where the last body ends in logits"
+            )
         for part in [*bodies[1:], *heads]:
             for module in part.modules():
                 if getattr(module, "inplace", False) is True:
                     module.inplace = False
         heads += [nn.Identity() for _ in range(missing)]
-        self.segments = nn.ModuleList(Segment(body, head) for body, head in zip(bodies, heads, strict=True))
+        self.segments = nn.ModuleList(
+            Segment(body, head) for body, head in zip(bodies, heads, strict=True)
+        )
         self.recipe: Recipe | None = None
 
     def __len__(self) -> int:
@@ -85,7 +96,12 @@ class EarlyExitNetwork(nn.Module):
     def exits(self) -> nn.ModuleList:
         """The exits in order; where the last body ends in logits it is itself the last exit, as in TARDIS Early Exit."""
         *early, last = self
-        return _View([*(segment.exit for segment in early), last.body if self.last_exit_is_body else last.exit])
+        return _View(
+            [
+                *(segment.exit for segment in early),
+                last.body if self.last_exit_is_body else last.exit,
+            ]
+        )
 
     @property
     def network(self) -> nn.ModuleList:
@@ -100,7 +116,9 @@ class EarlyExitNetwork(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("exits", "network"):
-            raise AttributeError(f"{name} only shows the network's modules; set network.segments[number].exit or .body")
+            raise AttributeError(
+                f"{name} only shows the network's modules; set network.segments[number].exit or .body"
+            )
         super().__setattr__(name, value)
 
     def forward(self, x: Tensor, exit_chosen: int | None = None) -> Tensor:
@@ -117,7 +135,9 @@ class EarlyExitNetwork(nn.Module):
             ValueError: If there is no exit of this number, or an exit can't take its features.
         """
         if exit_chosen is not None and not 0 <= exit_chosen < len(self):
-            raise ValueError(f"exit_chosen: got {exit_chosen}, the network has the exits 0 to {len(self) - 1}")
+            raise ValueError(
+                f"exit_chosen: got {exit_chosen}, the network has the exits 0 to {len(self) - 1}"
+            )
         all_logits: list[Tensor] = []
         for number, segment in enumerate(self):
             x = segment.body(x)
@@ -132,23 +152,33 @@ class _View(nn.ModuleList):
     """Modules of a network in the order of their segments; what is put into it would not reach the network."""
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError("this list only shows the network's modules; replace an exit with network.segments[number].exit = ...")
+        raise TypeError(
+            "this list only shows the network's modules; replace an exit with network.segments[number].exit = ..."
+        )
 
     __setitem__ = __delitem__ = insert = append = _refuse
 
 
-def _exit_logits(exit: nn.Module, features: Tensor, number: int, shallower: Sequence[Tensor]) -> Tensor:
+def _exit_logits(
+    exit: nn.Module, features: Tensor, number: int, shallower: Sequence[Tensor]
+) -> Tensor:
     """Runs an exit and checks that it fits the features and the exits before it."""
     try:
         logits = exit(features)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise ValueError(f"exit {number} can't take the features of its segment, of shape {_shape(features)}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"exit {number} can't take the features of its segment, of shape {_shape(features)}: {str(error).splitlines()[0]}"
+        ) from error
     if logits.dim() != 2 or len(logits) != len(features):
-        raise ValueError(f"exit {number}: got logits of shape {_shape(logits)} for features of shape {_shape(features)}; wanted ({len(features)}, classes)")
+        raise ValueError(
+            f"exit {number}: got logits of shape {_shape(logits)} for features of shape {_shape(features)}; wanted ({len(features)}, classes)"
+        )
     if shallower and logits.shape != shallower[0].shape:
-        raise ValueError(f"exit {number}: got {logits.shape[1]} classes, exit 0 has {shallower[0].shape[1]}; all exits want the same classes")
+        raise ValueError(
+            f"exit {number}: got {logits.shape[1]} classes, exit 0 has {shallower[0].shape[1]}; all exits want the same classes"
+        )
     return logits
 
 
@@ -156,17 +186,21 @@ def _shape(tensor: Tensor) -> str:
     return "(" + ", ".join(map(str, tensor.shape)) + ")"
 
 
-def segments_loss(segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]) -> tuple[Tensor, list[Tensor], Tensor]:
+def segments_loss(
+    segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]
+) -> tuple[Tensor, list[Tensor], Tensor]:
     """Computes the weighted sum of the exits' cross-entropies over consecutive segments.
 
     Args:
         segments: Consecutive segments.
         x: Input of the first of them (B, ...).
         labels: (B,) int64.
-        weights: One weight an exit; an exit of weight 0 gets no gradient, so that no optimiser moves it.
+        weights: One weight an exit; an exit of weight 0 gets no gradient, so that no optimiser
+            moves it.
 
     Returns:
-        The loss, a scalar, each exit's logits (B, classes) in float32, and the last segment's features (B, ...).
+        The loss, a scalar, each exit's logits (B, classes) in float32, and the last segment's
+        features (B, ...).
     """
     loss = torch.zeros((), device=labels.device)
     all_logits = []

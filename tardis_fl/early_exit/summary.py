@@ -16,7 +16,12 @@ from tardis_fl.early_exit.network import EarlyExitNetwork
 
 
 def summary_table(
-    costs: Sequence[SegmentCost], names: Sequence[str], *, input_values: int, title: str = "", codecs: Sequence[str] = tuple(BYTES_PER_VALUE)
+    costs: Sequence[SegmentCost],
+    names: Sequence[str],
+    *,
+    input_values: int,
+    title: str = "",
+    codecs: Sequence[str] = tuple(BYTES_PER_VALUE),
 ) -> Table:
     """Lists parameters, multiply-accumulates and what crosses to the next segment in each codec.
 
@@ -42,15 +47,33 @@ def summary_table(
     table.add_row("  share", *(f"{value / max(1, sum(macs)):.0%}" for value in macs), "")
     table.add_section()
     crossing = costs[:-1]
-    table.add_row("hands on", *("x".join(map(str, cost.feature_shape)) for cost in crossing), "logits", "")
+    table.add_row(
+        "hands on", *("x".join(map(str, cost.feature_shape)) for cost in crossing), "logits", ""
+    )
     for form in map(parse_codec, codecs):
         before = f", before {form.compressor}" if form.compressor else ""
-        table.add_row(f"  bytes as {form.quantiser}{before}", *(f"{sample_bytes(cost.feature_shape, form.quantiser):,}" for cost in crossing), "", "")
-    table.add_row(f"  uint8 / raw {input_values:,}", *(f"{cost.bytes_per_codec()['uint8'] / input_values:.2f}" for cost in crossing), "", "")
+        table.add_row(
+            f"  bytes as {form.quantiser}{before}",
+            *(f"{sample_bytes(cost.feature_shape, form.quantiser):,}" for cost in crossing),
+            "",
+            "",
+        )
+    table.add_row(
+        f"  uint8 / raw {input_values:,}",
+        *(f"{cost.bytes_per_codec()['uint8'] / input_values:.2f}" for cost in crossing),
+        "",
+        "",
+    )
     return table
 
 
-def summary(network: EarlyExitNetwork, input_shape: Sequence[int], names: Sequence[str] | None = None, *, dtype: torch.dtype | None = None) -> Table:
+def summary(
+    network: EarlyExitNetwork,
+    input_shape: Sequence[int],
+    names: Sequence[str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Table:
     """Counts a network and returns the table; print it with rich, or as it is in a notebook.
 
     Args:
@@ -60,10 +83,14 @@ def summary(network: EarlyExitNetwork, input_shape: Sequence[int], names: Sequen
         dtype: Of the input; None: that of the network's parameters.
 
     Returns:
-        The table, with a warning below for every exit that outweighs its segment and boundary that outweighs the raw input.
+        The table, with a warning below for every exit that outweighs its segment and boundary that
+        outweighs the raw input.
     """
     costs = segment_costs(network, input_shape, dtype)
     names = names or [f"segment {number}" for number in range(len(network))]
     table = summary_table(costs, names, input_values=math.prod(input_shape))
-    table.caption, table.caption_justify = escape("\n".join(oversized(costs, names, math.prod(input_shape)))) or None, "left"
+    table.caption, table.caption_justify = (
+        escape("\n".join(oversized(costs, names, math.prod(input_shape)))) or None,
+        "left",
+    )
     return table

@@ -21,7 +21,8 @@ class Failure:
         round: The round, from 1.
         client: The client's number.
         stage: train, features, statistics, evaluate, tables or calibrate.
-        kind: error: it raised; dropout: no answer; rejected: its update doesn't fit, isn't finite or has exploded; late: after the deadline.
+        kind: error: it raised; dropout: no answer; rejected: its update doesn't fit, isn't finite
+            or has exploded; late: after the deadline.
         reason: One line.
         details: The client's own traceback, or the reason again.
         node: Flower's id of its node, where that is a real one.
@@ -48,14 +49,16 @@ class RoundRecord:
         num_repeated: Replies that came a second time and were left out.
         learning_rate: Of the clients; None in a final epoch.
         exit_weights: Weight of each exit's loss in this round.
-        update_norm: Median and largest norm of the change of parameters, over the updates that were taken; None where there was none.
+        update_norm: Median and largest norm of the change of parameters, over the updates that were
+            taken; None where there was none.
         train: Counts of local training, over the clients that took part.
         server: Counts of the deeper exits in the server's training.
         feature_ages: Samples the server trained on by their age in rounds.
         validation: Counts of all exits on these clients' fit samples; None where not evaluated.
         bytes_up: Bytes so far from clients to server, by kind.
         bytes_down: Bytes so far from server to clients, by kind.
-        virtual_seconds: How long the server waited for updates on the virtual clock; None where no group has a device or a link.
+        virtual_seconds: How long the server waited for updates on the virtual clock; None where no
+            group has a device or a link.
         seconds: Wall-clock time of this round.
     """
 
@@ -86,7 +89,16 @@ class RoundRecord:
     def to_json(self) -> dict[str, Any]:
         """Returns what stands in `rounds.jsonl`; tracebacks stay in files of their own."""
         line = asdict(self)
-        line["failures"] = [{"client": f.client, "stage": f.stage, "kind": f.kind, "reason": f.reason, "node": f.node} for f in self.failures]
+        line["failures"] = [
+            {
+                "client": f.client,
+                "stage": f.stage,
+                "kind": f.kind,
+                "reason": f.reason,
+                "node": f.node,
+            }
+            for f in self.failures
+        ]
         line["validation_accuracy"] = self.validation_accuracy
         return line
 
@@ -98,11 +110,19 @@ class RoundRecord:
             KeyError, TypeError, ValueError: The line isn't one.
         """
         values = {key: value for key, value in line.items() if key != "validation_accuracy"}
-        values |= {key: None if line[key] is None else Counts.from_record(line[key]) for key in ("train", "server", "validation")}
-        values["failures"] = tuple(Failure(round=line["round"], details=failure["reason"], **failure) for failure in line["failures"])
+        values |= {
+            key: None if line[key] is None else Counts.from_record(line[key])
+            for key in ("train", "server", "validation")
+        }
+        values["failures"] = tuple(
+            Failure(round=line["round"], details=failure["reason"], **failure)
+            for failure in line["failures"]
+        )
         values |= {key: tuple(line[key]) for key in ("clients", "exit_weights")}
         if line["feature_ages"] is not None:
-            values["feature_ages"] = {int(age): count for age, count in line["feature_ages"].items()}
+            values["feature_ages"] = {
+                int(age): count for age, count in line["feature_ages"].items()
+            }
         return cls(**values)
 
 
@@ -120,7 +140,11 @@ class Snapshot:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Returns the tensors under a prefix, without it."""
-        return {name.removeprefix(f"{prefix}."): tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}.")}
+        return {
+            name.removeprefix(f"{prefix}."): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
 
 
 class Listener(Protocol):

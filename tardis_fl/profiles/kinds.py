@@ -1,4 +1,7 @@
-"""The three kinds of profiles. Units are in the names: bits, bytes, seconds, watts; FLOP are 2 a multiply-accumulate."""
+"""The three kinds of profiles.
+
+Units are in the names: bits, bytes, seconds, watts; FLOP are 2 a multiply-accumulate.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,11 @@ class DeviceProfile:
 
     def seconds(self, macs: float, *, depthwise: bool = False) -> float:
         """Returns how long so many multiply-accumulates take."""
-        return FLOP_PER_MAC * macs / (self.depthwise_flop_per_s if depthwise else self.dense_flop_per_s)
+        return (
+            FLOP_PER_MAC
+            * macs
+            / (self.depthwise_flop_per_s if depthwise else self.dense_flop_per_s)
+        )
 
 
 @dataclass(frozen=True)

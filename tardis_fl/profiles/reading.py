@@ -36,7 +36,11 @@ class _Device(_Entry):
 
     def profile(self) -> DeviceProfile:
         return DeviceProfile(
-            self.dense_gflop_per_s * GIGA, (self.depthwise_gflop_per_s or self.dense_gflop_per_s) * GIGA, self.idle_w, self.active_w, self.source
+            self.dense_gflop_per_s * GIGA,
+            (self.depthwise_gflop_per_s or self.dense_gflop_per_s) * GIGA,
+            self.idle_w,
+            self.active_w,
+            self.source,
         )
 
 
@@ -47,7 +51,13 @@ class _Link(_Entry):
     max_payload_bytes: Annotated[int, Field(ge=1)] | None = None
 
     def profile(self) -> LinkProfile:
-        return LinkProfile(self.up_bit_per_s, self.down_bit_per_s, self.delay_ms / 1000, self.max_payload_bytes, self.source)
+        return LinkProfile(
+            self.up_bit_per_s,
+            self.down_bit_per_s,
+            self.delay_ms / 1000,
+            self.max_payload_bytes,
+            self.source,
+        )
 
 
 class _Radio(_Entry):
@@ -57,10 +67,16 @@ class _Radio(_Entry):
     tails: list[tuple[Amount, Amount]] = []
 
     def profile(self) -> RadioProfile:
-        return RadioProfile(self.transmit_w, self.receive_w, self.idle_w, tuple(self.tails), self.source)
+        return RadioProfile(
+            self.transmit_w, self.receive_w, self.idle_w, tuple(self.tails), self.source
+        )
 
 
-KINDS: dict[str, type[_Device | _Link | _Radio]] = {"devices": _Device, "links": _Link, "radios": _Radio}
+KINDS: dict[str, type[_Device | _Link | _Radio]] = {
+    "devices": _Device,
+    "links": _Link,
+    "radios": _Radio,
+}
 
 
 @dataclass(frozen=True)
@@ -92,10 +108,12 @@ def load_profiles(user_file: str | Path | None = None) -> Profiles:
     """Returns the shipped profiles, with a user's own beside them; of two of one name the user's counts.
 
     Args:
-        user_file: YAML with the keys devices, links, radios, any of them, in the form of the shipped files; None: the shipped ones.
+        user_file: YAML with the keys devices, links, radios, any of them, in the form of the
+            shipped files; None: the shipped ones.
 
     Raises:
-        ConfigError: The file can't be read, or an entry lacks a rate, has one of zero, or a key that isn't known.
+        ConfigError: The file can't be read, or an entry lacks a rate, has one of zero, or a key
+            that isn't known.
     """
     shipped = _shipped()
     if user_file is None:
@@ -116,36 +134,60 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror or error}); wanted a YAML file of profiles") from None
+        raise ConfigError(
+            f"{path}: can't be read ({error.strerror or error}); wanted a YAML file of profiles"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this is not YAML ({getattr(error, 'problem', None) or error})") from None
+        raise ConfigError(
+            f"{path}: this is not YAML ({getattr(error, 'problem', None) or error})"
+        ) from None
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: wanted the keys {', '.join(KINDS)}, any of them")
     unknown = [str(key) for key in content if key not in KINDS]
     if unknown:
-        raise ConfigError(f"{path}: {unknown[0]}: got an unknown key; wanted {', '.join(KINDS)}{_near(unknown[0], KINDS)}")
-    return {kind: {str(name): _entry(path, kind, str(name), entry) for name, entry in (content[kind] or {}).items()} for kind in content}
+        raise ConfigError(
+            f"{path}: {unknown[0]}: got an unknown key; wanted {', '.join(KINDS)}{_near(unknown[0], KINDS)}"
+        )
+    return {
+        kind: {
+            str(name): _entry(path, kind, str(name), entry)
+            for name, entry in (content[kind] or {}).items()
+        }
+        for kind in content
+    }
 
 
-def _entry(path: Path, kind: str, name: str, entry: Any) -> DeviceProfile | LinkProfile | RadioProfile:
+def _entry(
+    path: Path, kind: str, name: str, entry: Any
+) -> DeviceProfile | LinkProfile | RadioProfile:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{path}: {kind}.{name}: got {entry!r}; wanted the keys {', '.join(KINDS[kind].model_fields)}")
+        raise ConfigError(
+            f"{path}: {kind}.{name}: got {entry!r}; wanted the keys {', '.join(KINDS[kind].model_fields)}"
+        )
     try:
         return KINDS[kind].model_validate(entry).profile()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise ConfigError(f"{path}: {kind}.{name}.{key}: is missing; wanted a number above 0") from None
+            raise ConfigError(
+                f"{path}: {kind}.{name}.{key}: is missing; wanted a number above 0"
+            ) from None
         if first["type"] == "extra_forbidden":
             known = KINDS[kind].model_fields
-            raise ConfigError(f"{path}: {kind}.{name}.{key}: got an unknown key; wanted {', '.join(known)}{_near(key, known)}") from None
-        raise ConfigError(f"{path}: {kind}.{name}.{key}: got {first['input']!r}; wanted {first['msg'].replace('Input should be ', '')}") from None
+            raise ConfigError(
+                f"{path}: {kind}.{name}.{key}: got an unknown key; wanted {', '.join(known)}{_near(key, known)}"
+            ) from None
+        raise ConfigError(
+            f"{path}: {kind}.{name}.{key}: got {first['input']!r}; wanted {first['msg'].replace('Input should be ', '')}"
+        ) from None
 
 
 def _found(profiles: Mapping[str, Profile], name: str, kind: str) -> Profile:
     if name not in profiles:
-        raise ConfigError(f"{kind}: got {name!r}; wanted one of {', '.join(profiles)}{_near(name, profiles)}")
+        raise ConfigError(
+            f"{kind}: got {name!r}; wanted one of {', '.join(profiles)}{_near(name, profiles)}"
+        )
     return profiles[name]
 
 

@@ -10,7 +10,8 @@ class ExitResult:
     """One exit and the segment it sits on.
 
     accuracy, ece and auroc are over all test samples; ece and auroc are of the scores after the
-    temperature. num_parameters and macs are the segment's, exit included, not the network's up to here.
+    temperature. num_parameters and macs are the segment's, exit included, not the network's up to
+    here.
     """
 
     tier: str
@@ -46,10 +47,12 @@ class MixingResult:
 class OperatingPoint:
     """The deployment, measured on the test role.
 
-    escalation_rates: crossings of each boundary over all samples; conditional_escalation_rates: over the
-    samples that reached the boundary's sender (None where none did). bytes_per_sample: mean over all
-    samples and boundaries. accuracy_interval: Wilson, 95 %. latency_ms (mean, p50, p95, p99) and device_energy_mj of a
-    request: under the configured load, without one of a request that waits for nobody; None without hardware.
+    escalation_rates: crossings of each boundary over all samples; conditional_escalation_rates:
+        over the samples that reached the boundary's sender (None where none did). bytes_per_sample:
+        mean over all samples and boundaries. accuracy_interval: Wilson, 95 %. latency_ms (mean,
+        p50, p95, p99) and device_energy_mj of a
+    request: under the configured load, without one of a request that waits for nobody; None without
+        hardware.
     """
 
     policy: str
@@ -95,9 +98,10 @@ class GroupRisk:
 class CertificateResult:
     """A promise about the mean loss of new samples, and how it turned out on the test role.
 
-    threshold is shared by all exits. abstained: no threshold could be promised anything, so that nothing exits early.
-    promise: what is promised, in words. worst_group: the worst of the classes and clients; clients by their own calibrate samples, since
-    test samples belong to none.
+    threshold is shared by all exits. abstained: no threshold could be promised anything, so that
+    nothing exits early.
+    promise: what is promised, in words. worst_group: the worst of the classes and clients; clients
+        by their own calibrate samples, since test samples belong to none.
     """
 
     method: str
@@ -170,7 +174,8 @@ class EscalationEffect:
 class CodecResult:
     """One codec between the tiers, measured through the segments at the operating point's thresholds.
 
-    bytes_per_boundary: mean over the samples that cross it, None where none does. bytes_per_sample: mean over all samples.
+    bytes_per_boundary: mean over the samples that cross it, None where none does. bytes_per_sample:
+        mean over all samples.
     """
 
     codec: str
@@ -185,9 +190,10 @@ class CodecResult:
 class HardwareResult:
     """Machines and links of the tiers, by the names of their profiles.
 
-    servers: machines side by side on each tier but the first. service_ms: time of each tier for one sample. sources: of the profiles, by name.
-    no_load_latency_ms, no_load_energy_mj: means at the operating point where no request waits for another; energy is the device's,
-    None where a profile has no power.
+    servers: machines side by side on each tier but the first. service_ms: time of each tier for one
+        sample. sources: of the profiles, by name.
+    no_load_latency_ms, no_load_energy_mj: means at the operating point where no request waits for
+        another; energy is the device's, None where a profile has no power.
     """
 
     devices: list[str]
@@ -204,8 +210,10 @@ class HardwareResult:
 class StationResult:
     """A machine or a link under load.
 
-    utilisation: measured share of time it is busy, over all its servers; predicted: arrival rate x service time / servers.
-    max_rate_per_device: requests a second and device at which it would be busy all the time, None where nothing reaches it.
+    utilisation: measured share of time it is busy, over all its servers; predicted: arrival rate x
+        service time / servers.
+    max_rate_per_device: requests a second and device at which it would be busy all the time, None
+        where nothing reaches it.
     """
 
     name: str
@@ -264,9 +272,11 @@ class OutageResult:
 class SimulationResult:
     """Requests over time through queues: what `deployment.load` and `deployment.faults` describe.
 
-    Counts are requests: num_answered + num_dropped = num_requests. num_degraded: answered by the exit at hand, since what lay behind was broken.
-    answer_rate and late_rate are of all requests; accuracy is of the answered ones. device_energy_mj is a request's share of all the device's energy
-    over the simulated time, active_energy_mj what it would not have used without requests.
+    Counts are requests: num_answered + num_dropped = num_requests. num_degraded: answered by the
+        exit at hand, since what lay behind was broken. answer_rate and late_rate are of all
+        requests; accuracy is of the answered ones. device_energy_mj is a request's share of all the
+        device's energy over the simulated time, active_energy_mj what it would not have used
+        without requests.
     latency_cdf_ms: latencies at 0, 1, ..., 100 % of the answers. saturation: without faults.
     """
 

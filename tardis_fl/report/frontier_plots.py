@@ -14,7 +14,10 @@ from tardis_fl.report.style import MUTED, SERIES
 def draw_frontiers(report: FrontierReport) -> list[tuple[str, str, str]]:
     """Returns (title, what to see in it, SVG) for each axis of cost."""
     caption = "Lines: the calibrate role, on which the thresholds are best. Dots: the same thresholds on the test role. Up and left is better."
-    return [(f"Accuracy against {AXES[axis.axis][0]}", caption, svg(_drawing(axis))) for axis in report.axes]
+    return [
+        (f"Accuracy against {AXES[axis.axis][0]}", caption, svg(_drawing(axis)))
+        for axis in report.axes
+    ]
 
 
 def _drawing(axis: AxisFrontier) -> Callable[[Axes], None]:
@@ -22,11 +25,27 @@ def _drawing(axis: AxisFrontier) -> Callable[[Axes], None]:
 
     def draw(axes: Axes) -> None:
         costs = [scale * point.cost for point in axis.points]
-        axes.step(costs, [100 * point.accuracy for point in axis.points], where="post", color=SERIES[0], label="calibrate")
-        axes.scatter(
-            [scale * point.test_cost for point in axis.points], [100 * point.test_accuracy for point in axis.points], s=6, color=SERIES[1], label="test"
+        axes.step(
+            costs,
+            [100 * point.accuracy for point in axis.points],
+            where="post",
+            color=SERIES[0],
+            label="calibrate",
         )
-        axes.scatter([costs[0], costs[-1]], [100 * axis.points[0].accuracy, 100 * axis.points[-1].accuracy], s=18, color=MUTED, zorder=3)
+        axes.scatter(
+            [scale * point.test_cost for point in axis.points],
+            [100 * point.test_accuracy for point in axis.points],
+            s=6,
+            color=SERIES[1],
+            label="test",
+        )
+        axes.scatter(
+            [costs[0], costs[-1]],
+            [100 * axis.points[0].accuracy, 100 * axis.points[-1].accuracy],
+            s=18,
+            color=MUTED,
+            zorder=3,
+        )
         axes.set(xlabel=f"{AXES[axis.axis][0]} ({AXES[axis.axis][1]})", ylabel="accuracy (%)")
         axes.legend(loc="lower right")
 

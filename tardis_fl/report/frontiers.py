@@ -1,4 +1,7 @@
-"""The content of `frontier.json`: accuracy against each cost, exactly. Keys are a contract: add, don't rename."""
+"""The content of `frontier.json`: accuracy against each cost, exactly.
+
+Keys are a contract: add, don't rename.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from tardis_fl.deployment.thresholds.sweep import decide, mean_cost
 
 SCHEMA_VERSION = 1
 AXES = {
-    "offload_rate": ("share that leaves the device", "%"), "bytes": ("bytes a sample, all boundaries", "B"), "macs": ("multiply-accumulates a sample", "M"),
-    "latency_ms": ("mean latency without load", "ms"), "energy_mj": ("mean energy of the device", "mJ"),
-}  # fmt: skip
+    "offload_rate": ("share that leaves the device", "%"),
+    "bytes": ("bytes a sample, all boundaries", "B"),
+    "macs": ("multiply-accumulates a sample", "M"),
+    "latency_ms": ("mean latency without load", "ms"),
+    "energy_mj": ("mean energy of the device", "mJ"),
+}
 """What a person reads for each axis of cost, and its unit."""
 
 
@@ -23,7 +29,8 @@ AXES = {
 class FrontierPoint:
     """Thresholds that no others beat on the calibrate role, and how they do on the test role.
 
-    thresholds: one for each exit but the last. cost: mean of a sample on the axis (offload_rate is a share).
+    thresholds: one for each exit but the last. cost: mean of a sample on the axis (offload_rate is
+        a share).
     """
 
     thresholds: list[float]
@@ -68,12 +75,23 @@ class FrontierReport:
         """Returns a flat row for each point, for a table of another program."""
         return [
             {
-                "axis": axis.axis, "cost": point.cost, "accuracy": point.accuracy, "test_cost": point.test_cost, "test_accuracy": point.test_accuracy,
-                **{f"threshold_{tier}": value for tier, value in zip(self.tiers, point.thresholds, strict=False)},
-                **{f"share_{tier}": value for tier, value in zip(self.tiers, point.exit_fractions, strict=True)},
+                "axis": axis.axis,
+                "cost": point.cost,
+                "accuracy": point.accuracy,
+                "test_cost": point.test_cost,
+                "test_accuracy": point.test_accuracy,
+                **{
+                    f"threshold_{tier}": value
+                    for tier, value in zip(self.tiers, point.thresholds, strict=False)
+                },
+                **{
+                    f"share_{tier}": value
+                    for tier, value in zip(self.tiers, point.exit_fractions, strict=True)
+                },
             }
-            for axis in self.axes for point in axis.points
-        ]  # fmt: skip
+            for axis in self.axes
+            for point in axis.points
+        ]
 
 
 def frontier_report(name: str, policy: str, tiers: list[str], ready: Prepared) -> FrontierReport:
@@ -82,22 +100,35 @@ def frontier_report(name: str, policy: str, tiers: list[str], ready: Prepared) -
     assert evidence.calibrate is not None
     found = frontier(evidence.calibrate, ready.scoring.table_scores(evidence.calibrate))
     scores, correct = ready.scoring.table_scores(evidence.test), evidence.test.correct()
-    axes = [AxisFrontier(axis, list(costs), _points(found.axis(costs), costs, scores, correct)) for axis, costs in ready.axes.items()]
-    return FrontierReport(name, policy, found.kind, len(evidence.calibrate), len(evidence.test), tiers, axes)
+    axes = [
+        AxisFrontier(axis, list(costs), _points(found.axis(costs), costs, scores, correct))
+        for axis, costs in ready.axes.items()
+    ]
+    return FrontierReport(
+        name, policy, found.kind, len(evidence.calibrate), len(evidence.test), tiers, axes
+    )
 
 
-def _points(found: Frontier, costs: list[float], scores: np.ndarray, correct: np.ndarray) -> list[FrontierPoint]:
+def _points(
+    found: Frontier, costs: list[float], scores: np.ndarray, correct: np.ndarray
+) -> list[FrontierPoint]:
     points = []
-    for thresholds, right, counts, cost in zip(found.thresholds, found.num_correct, found.exit_counts.T, found.cost(costs), strict=True):
+    for thresholds, right, counts, cost in zip(
+        found.thresholds, found.num_correct, found.exit_counts.T, found.cost(costs), strict=True
+    ):
         exits = decide(scores, thresholds)
         fractions = counts / found.num_samples
         test_counts = np.bincount(exits, minlength=len(correct))
         points.append(
             FrontierPoint(
-                thresholds.tolist(), float(right / found.num_samples), float(cost), fractions.tolist(),
-                float(correct[exits, np.arange(len(exits))].mean()), float(mean_cost(test_counts, costs)),
+                thresholds.tolist(),
+                float(right / found.num_samples),
+                float(cost),
+                fractions.tolist(),
+                float(correct[exits, np.arange(len(exits))].mean()),
+                float(mean_cost(test_counts, costs)),
             )
-        )  # fmt: skip
+        )
     return points
 
 
@@ -105,4 +136,7 @@ def thinned(axis: AxisFrontier, most: int = 12) -> list[FrontierPoint]:
     """Returns the two ends of a frontier and a few points between, evenly spaced in accuracy, for a person to read."""
     accuracy = np.array([point.accuracy for point in axis.points])
     wanted = np.linspace(accuracy[0], accuracy[-1], most)
-    return [axis.points[index] for index in np.unique([int(np.abs(accuracy - value).argmin()) for value in wanted])]
+    return [
+        axis.points[index]
+        for index in np.unique([int(np.abs(accuracy - value).argmin()) for value in wanted])
+    ]

@@ -36,10 +36,22 @@ def simulation_result(config: Config, load: LoadResult) -> parts.SimulationResul
         simulated_seconds=result.wall_s,
         rate_per_device=load.workload.rate,
         stations=[
-            parts.StationResult(station.name, station.servers, measured, station.utilisation, station.max_rate_per_device)
+            parts.StationResult(
+                station.name,
+                station.servers,
+                measured,
+                station.utilisation,
+                station.max_rate_per_device,
+            )
             for station, measured in zip(result.stations, result.utilisation, strict=True)
         ],
-        latency=[_latency("all", Latency.of(all_latencies)), *(_latency(name, Latency.of(result.latencies(tier))) for tier, name in enumerate(names))],
+        latency=[
+            _latency("all", Latency.of(all_latencies)),
+            *(
+                _latency(name, Latency.of(result.latencies(tier)))
+                for tier, name in enumerate(names)
+            ),
+        ],
         breakdown=[_stage(spent, len(result)) for spent in result.spent],
         num_answered=result.num_answered,
         num_dropped=result.num_dropped,
@@ -49,19 +61,28 @@ def simulation_result(config: Config, load: LoadResult) -> parts.SimulationResul
         accuracy=result.accuracy,
         device_energy_mj=load_energy_mj(load),
         active_energy_mj=_millijoules(result.active_j, len(result)),
-        latency_cdf_ms=(MS * np.quantile(all_latencies, np.linspace(0, 1, 101))).tolist() if len(all_latencies) else [],
-        saturation=[parts.SaturationPoint(float(rate), MS * mean, _ms(p95)) for rate, mean, p95 in load.curve],
+        latency_cdf_ms=(MS * np.quantile(all_latencies, np.linspace(0, 1, 101))).tolist()
+        if len(all_latencies)
+        else [],
+        saturation=[
+            parts.SaturationPoint(float(rate), MS * mean, _ms(p95))
+            for rate, mean, p95 in load.curve
+        ],
         faults=load.faults,
         on_failure=config.deployment.on_failure,
         warnings=result.warnings,
         during_outages=_during_outages(load),
-    )  # fmt: skip
+    )
 
 
 def _during_outages(load: LoadResult) -> parts.OutageResult | None:
     """Looks at the requests that were sent while a link or a tier was down; None where none was."""
     result, workload = load.result, load.workload
-    windows = [(fault.start_s, fault.end_s) for fault in load.system.faults if isinstance(fault, Outage | Crash)]
+    windows = [
+        (fault.start_s, fault.end_s)
+        for fault in load.system.faults
+        if isinstance(fault, Outage | Crash)
+    ]
     sent = np.zeros(len(result), dtype=bool)
     for start, end in windows:
         sent |= (result.sent >= start) & (result.sent < end)
@@ -69,20 +90,36 @@ def _during_outages(load: LoadResult) -> parts.OutageResult | None:
         return None
     answered_by, samples = result.answered_by[sent], result.samples[sent]
     answered = answered_by >= 0
-    correct = workload.correct[answered_by[answered], samples[answered]] if workload.correct is not None else None
+    correct = (
+        workload.correct[answered_by[answered], samples[answered]]
+        if workload.correct is not None
+        else None
+    )
     return parts.OutageResult(
-        int(sent.sum()), float(answered.mean()), int((answered_by[answered] < workload.exits[samples[answered]]).sum()),
-        float(correct.mean()) if correct is not None and len(correct) else None, MS * float(result.latency[sent][answered].mean()) if answered.any() else None,
-    )  # fmt: skip
+        int(sent.sum()),
+        float(answered.mean()),
+        int((answered_by[answered] < workload.exits[samples[answered]]).sum()),
+        float(correct.mean()) if correct is not None and len(correct) else None,
+        MS * float(result.latency[sent][answered].mean()) if answered.any() else None,
+    )
 
 
 def _latency(name: str, found: Latency) -> parts.LatencyResult:
-    return parts.LatencyResult(name, found.count, _ms(found.mean), _ms(found.p50), _ms(found.p90), _ms(found.p95), _ms(found.p99))
+    return parts.LatencyResult(
+        name,
+        found.count,
+        _ms(found.mean),
+        _ms(found.p50),
+        _ms(found.p90),
+        _ms(found.p95),
+        _ms(found.p99),
+    )
 
 
 def _stage(spent: Spent, num_requests: int) -> parts.StageResult:
     compute, queue, serialise, propagate, retry = (
-        MS * seconds / num_requests for seconds in (spent.compute, spent.queue, spent.serialise, spent.propagate, spent.retry)
+        MS * seconds / num_requests
+        for seconds in (spent.compute, spent.queue, spent.serialise, spent.propagate, spent.retry)
     )
     return parts.StageResult(spent.stage, compute, queue, serialise, propagate, retry)
 

@@ -26,17 +26,43 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
             "On samples the clients held out. The shaded part is the server's final training of the deeper segments.",
             _learning,
         ),
-        ("Accuracy and offload against the threshold", "Lines: test role. Dashes: calibrate role. Vertical: the operating point's threshold.", _thresholds),
-        ("Accuracy against bytes", "Up and left is better. The curve is every shared threshold on the test role.", _frontier),
-        ("Who answers, and how well", "Test samples that each tier answers, split in right and wrong.", _tiers),
-        ("Per class", "Accuracy at the operating point, and the share of the class that leaves the device.", _classes),
+        (
+            "Accuracy and offload against the threshold",
+            "Lines: test role. Dashes: calibrate role. Vertical: the operating point's threshold.",
+            _thresholds,
+        ),
+        (
+            "Accuracy against bytes",
+            "Up and left is better. The curve is every shared threshold on the test role.",
+            _frontier,
+        ),
+        (
+            "Who answers, and how well",
+            "Test samples that each tier answers, split in right and wrong.",
+            _tiers,
+        ),
+        (
+            "Per class",
+            "Accuracy at the operating point, and the share of the class that leaves the device.",
+            _classes,
+        ),
         ("Labels of the clients", "Samples that each client holds, by class.", _clients),
     ]
     if any(row.failures or row.num_late for row in report.participation):
-        plots.append(("Who took part", "Clients chosen in each round: whose updates were taken at once, came late, or failed, and how.", _participation))
+        plots.append(
+            (
+                "Who took part",
+                "Clients chosen in each round: whose updates were taken at once, came late, or failed, and how.",
+                _participation,
+            )
+        )
     if report.simulation is not None:
         plots += [
-            ("How long requests take", "Share of answers that arrived within a time, under the simulated load.", load_plots.latency_cdf),
+            (
+                "How long requests take",
+                "Share of answers that arrived within a time, under the simulated load.",
+                load_plots.latency_cdf,
+            ),
             (
                 "What the time is spent on",
                 "Means over all requests, also those that were given up on the way; a stage that few reach adds little.",
@@ -44,7 +70,13 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
             ),
         ]
         if len(report.simulation.saturation) > 1:
-            plots.append(("Latency against load", "The same deployment at other arrival rates.", load_plots.saturation))
+            plots.append(
+                (
+                    "Latency against load",
+                    "The same deployment at other arrival rates.",
+                    load_plots.saturation,
+                )
+            )
     return [(title, caption, svg(partial(draw, report=report))) for title, caption, draw in plots]
 
 
@@ -54,7 +86,9 @@ def svg(draw: Callable[[Axes], None]) -> str:
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
@@ -63,9 +97,18 @@ def _learning(axes: Axes, report: Report) -> None:
     rounds = [point.round for point in points]
     for number, exit in enumerate(report.exits):
         accuracy = [100 * point.validation_accuracy[number] for point in points]
-        axes.plot(rounds, accuracy, color=SERIES[number % len(SERIES)], marker="o", markersize=3, label=exit.tier)
+        axes.plot(
+            rounds,
+            accuracy,
+            color=SERIES[number % len(SERIES)],
+            marker="o",
+            markersize=3,
+            label=exit.tier,
+        )
     if report.final_epochs:
-        axes.axvspan(report.federation.rounds + 0.5, rounds[-1] + 0.5, color=MUTED, alpha=0.12, linewidth=0)
+        axes.axvspan(
+            report.federation.rounds + 0.5, rounds[-1] + 0.5, color=MUTED, alpha=0.12, linewidth=0
+        )
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="round, then final epoch", ylabel="held-out accuracy (%)")
     axes.legend()
@@ -94,18 +137,41 @@ def _thresholds(axes: Axes, report: Report) -> None:
         )
     for threshold in sorted(set(report.operating_point.thresholds)):
         axes.axvline(min(threshold, 1.0), color="#444", linewidth=1)
-    axes.set(xlabel=f"shared threshold on {report.operating_point.policy.replace('_', ' ')}", ylabel="% of test samples", xlim=(-0.02, 1.02))
+    axes.set(
+        xlabel=f"shared threshold on {report.operating_point.policy.replace('_', ' ')}",
+        ylabel="% of test samples",
+        xlim=(-0.02, 1.02),
+    )
     axes.legend(loc="lower right")
 
 
 def _frontier(axes: Axes, report: Report) -> None:
     boundaries = [boundary.bytes for boundary in report.boundaries]
     test = next(sweep for sweep in report.threshold_sweeps if sweep.role == "test")
-    axes.plot(test.bytes_per_sample, [100 * value for value in test.accuracy], color=SERIES[0], linewidth=1.5)
-    marks = {"device_only": "s", "edge_only": "D", "cloud_only_raw_image": "^", "random_escalation": "x", "oracle": "*"}
+    axes.plot(
+        test.bytes_per_sample,
+        [100 * value for value in test.accuracy],
+        color=SERIES[0],
+        linewidth=1.5,
+    )
+    marks = {
+        "device_only": "s",
+        "edge_only": "D",
+        "cloud_only_raw_image": "^",
+        "random_escalation": "x",
+        "oracle": "*",
+    }
     for name, row in report.baselines.items():
-        axes.scatter([row.bytes_per_sample], [100 * row.accuracy], marker=marks.get(name, "o"), color=MUTED, zorder=3)
-        right_side = name == "edge_only" or row.bytes_per_sample > 0.6 * max(sum(boundaries), report.dataset.raw_image_bytes)
+        axes.scatter(
+            [row.bytes_per_sample],
+            [100 * row.accuracy],
+            marker=marks.get(name, "o"),
+            color=MUTED,
+            zorder=3,
+        )
+        right_side = name == "edge_only" or row.bytes_per_sample > 0.6 * max(
+            sum(boundaries), report.dataset.raw_image_bytes
+        )
         axes.annotate(
             name.replace("_", " "),
             (row.bytes_per_sample, 100 * row.accuracy),
@@ -117,7 +183,14 @@ def _frontier(axes: Axes, report: Report) -> None:
         )
     point = report.operating_point
     axes.scatter([point.bytes_per_sample], [100 * point.accuracy], color=WRONG, zorder=4, s=45)
-    axes.annotate("operating point", (point.bytes_per_sample, 100 * point.accuracy), xytext=(6, -11), textcoords="offset points", fontsize=8, color=WRONG)
+    axes.annotate(
+        "operating point",
+        (point.bytes_per_sample, 100 * point.accuracy),
+        xytext=(6, -11),
+        textcoords="offset points",
+        fontsize=8,
+        color=WRONG,
+    )
     axes.set(xlabel="bytes a sample, all boundaries", ylabel="accuracy (%)")
     axes.margins(y=0.12)
 
@@ -129,8 +202,19 @@ def _tiers(axes: Axes, report: Report) -> None:
     axes.bar(names, right, color=RIGHT, width=0.6, label="right")
     axes.bar(names, wrong, bottom=right, color=WRONG, width=0.6, label="wrong")
     for position, tier in enumerate(report.tiers):
-        share = f"{100 * tier.num_correct / tier.num_answered:.1f} % right" if tier.num_answered else "none"
-        axes.annotate(share, (position, tier.num_answered), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
+        share = (
+            f"{100 * tier.num_correct / tier.num_answered:.1f} % right"
+            if tier.num_answered
+            else "none"
+        )
+        axes.annotate(
+            share,
+            (position, tier.num_answered),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
     axes.set(ylabel="test samples")
     axes.margins(y=0.15)
     axes.grid(axis="x", visible=False)
@@ -150,7 +234,14 @@ def _participation(axes: Axes, report: Report) -> None:
     ]
     bottom = np.zeros(len(rows))
     for label, heights, colour in bars:
-        axes.bar([row.round for row in rows], heights, bottom=bottom, width=0.8, color=colour, label=label)
+        axes.bar(
+            [row.round for row in rows],
+            heights,
+            bottom=bottom,
+            width=0.8,
+            color=colour,
+            label=label,
+        )
         bottom += heights
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.get_major_locator().set_params(integer=True)
@@ -162,8 +253,20 @@ def _participation(axes: Axes, report: Report) -> None:
 def _classes(axes: Axes, report: Report) -> None:
     classes = [row for row in report.classes if row.num_samples][:40]
     positions = np.arange(len(classes))
-    axes.bar(positions - 0.2, [100 * row.num_correct / row.num_samples for row in classes], width=0.4, color=SERIES[0], label="accuracy")
-    axes.bar(positions + 0.2, [100 * row.num_offloaded / row.num_samples for row in classes], width=0.4, color=SERIES[1], label="leaves the device")
+    axes.bar(
+        positions - 0.2,
+        [100 * row.num_correct / row.num_samples for row in classes],
+        width=0.4,
+        color=SERIES[0],
+        label="accuracy",
+    )
+    axes.bar(
+        positions + 0.2,
+        [100 * row.num_offloaded / row.num_samples for row in classes],
+        width=0.4,
+        color=SERIES[1],
+        label="leaves the device",
+    )
     axes.set_xticks(positions, [row.name for row in classes], rotation=40, ha="right", fontsize=8)
     axes.set(ylabel="% of the class", ylim=(0, 112))
     axes.grid(axis="x", visible=False)
@@ -181,5 +284,13 @@ def _clients(axes: Axes, report: Report) -> None:
     axes.grid(visible=False)
     if counts.size <= 160:
         for (client, label), count in np.ndenumerate(counts):
-            axes.text(label, client, str(count), ha="center", va="center", fontsize=7, color="white" if count > 0.6 * counts.max() else "#333")
+            axes.text(
+                label,
+                client,
+                str(count),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if count > 0.6 * counts.max() else "#333",
+            )
     axes.figure.colorbar(image, ax=axes, label="samples")

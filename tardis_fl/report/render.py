@@ -8,7 +8,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from tardis_fl import __version__
 from tardis_fl.report.results import Report
-from tardis_fl.report.text import bytes_text, cost_text, duration_text, macs_text, millijoules, milliseconds, percent, rate_text
+from tardis_fl.report.text import (
+    bytes_text,
+    cost_text,
+    duration_text,
+    macs_text,
+    millijoules,
+    milliseconds,
+    percent,
+    rate_text,
+)
 
 if TYPE_CHECKING:
     from tardis_fl.report.frontiers import FrontierReport
@@ -23,9 +32,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "size": bytes_text, "duration": duration_text, "macs": macs_text, "count": lambda value: f"{value:,}",
-        "whole": lambda value: f"{value:,.0f}", "words": lambda name: name.replace("_", " "), "cell": _table_cell, "ms": milliseconds, "mj": millijoules, "rate": rate_text,
-    }  # fmt: skip
+        "percent": percent,
+        "size": bytes_text,
+        "duration": duration_text,
+        "macs": macs_text,
+        "count": lambda value: f"{value:,}",
+        "whole": lambda value: f"{value:,.0f}",
+        "words": lambda name: name.replace("_", " "),
+        "cell": _table_cell,
+        "ms": milliseconds,
+        "mj": millijoules,
+        "rate": rate_text,
+    }
     return environment
 
 
@@ -44,7 +62,13 @@ def _missing(report: Report) -> str:
     latency, certificate = report.hardware is None, report.certificate is None
     if not latency and not certificate:
         return ""
-    lacking = "Latency, energy and a certificate aren't" if latency and certificate else "Latency and energy aren't" if latency else "A certificate isn't"
+    lacking = (
+        "Latency, energy and a certificate aren't"
+        if latency and certificate
+        else "Latency and energy aren't"
+        if latency
+        else "A certificate isn't"
+    )
     keys = [key for key, absent in (("hardware", latency), ("certificate", certificate)) if absent]
     return f"{lacking} part of this deployment; deployment.{' and deployment.'.join(keys)} would add {'them' if latency else 'it'}."
 
@@ -58,7 +82,9 @@ def render_html(report: Report) -> str:
     """Renders the report as one page that loads nothing from elsewhere."""
     from tardis_fl.report.plots import draw_all
 
-    return render_template("report.html.jinja", report=report, missing=_missing(report), plots=draw_all(report))
+    return render_template(
+        "report.html.jinja", report=report, missing=_missing(report), plots=draw_all(report)
+    )
 
 
 def render_frontier(report: FrontierReport) -> str:
@@ -66,4 +92,11 @@ def render_frontier(report: FrontierReport) -> str:
     from tardis_fl.report.frontier_plots import draw_frontiers
     from tardis_fl.report.frontiers import AXES, thinned
 
-    return render_template("frontier.html.jinja", report=report, plots=draw_frontiers(report), axes=AXES, cost=cost_text, thinned=thinned)
+    return render_template(
+        "frontier.html.jinja",
+        report=report,
+        plots=draw_frontiers(report),
+        axes=AXES,
+        cost=cost_text,
+        thinned=thinned,
+    )

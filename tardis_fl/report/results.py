@@ -1,4 +1,6 @@
-"""The content of `report.json`. Counts are integers, rates lie in [0, 1], what couldn't be had is None.
+"""The content of `report.json`.
+
+Counts are integers, rates lie in [0, 1], what couldn't be had is None.
 
 Keys and meanings of this file are a contract: other programs read it. Add keys; don't rename them.
 """
@@ -27,7 +29,7 @@ from tardis_fl.report.deployment_results import (
     SimulationResult,
     SweepResult,
     TierResult,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -67,9 +69,10 @@ class FederationResult:
     """What the training took.
 
     bytes_up and bytes_down are sums over the run by kind; raw_images_bytes is what sending every
-    training image once would have cost. client_depth is the deepest group's. failures counts by kind
-    (error, dropout, rejected, late); num_late: updates that joined a later round; num_repeated: replies that came
-    twice. virtual_seconds: what the rounds would have taken on the fleet's own devices and links, None where none has any.
+    training image once would have cost. client_depth is the deepest group's. failures counts by
+    kind (error, dropout, rejected, late); num_late: updates that joined a later round;
+    num_repeated: replies that came twice. virtual_seconds: what the rounds would have taken on the
+    fleet's own devices and links, None where none has any.
     """
 
     rounds: int
@@ -120,9 +123,10 @@ class ClientsResult:
 class ReferenceRow:
     """The same data, roles, seed and budget, trained otherwise; see `tardis_fl.workflows.reference_trainings`.
 
-    accuracy: of each exit on the test samples, None where it wasn't trained; a mean where num_runs > 1, and then
-    accuracy_std is the sample standard deviation over the runs. passes: over a training image, on average.
-    bytes_up and bytes_down are sums over the training by kind; raw_images_bytes_up is what came as images.
+    accuracy: of each exit on the test samples, None where it wasn't trained; a mean where num_runs
+        > 1, and then accuracy_std is the sample standard deviation over the runs. passes: over a
+        training image, on average. bytes_up and bytes_down are sums over the training by kind;
+        raw_images_bytes_up is what came as images.
     """
 
     name: str
@@ -139,7 +143,10 @@ class ReferenceRow:
 
 @dataclass(frozen=True)
 class LeakResult:
-    """Something that travels from clients to the server. fewer: keys of the configuration that send none of it, less, or noisier."""
+    """Something that travels from clients to the server.
+
+    fewer: keys of the configuration that send none of it, less, or noisier.
+    """
 
     what: str
     fewer: str
@@ -147,7 +154,9 @@ class LeakResult:
 
 @dataclass(frozen=True)
 class LocalPrivacyResult:
-    """Local differential privacy of the weights. noise_std: of each weight; num_messages: of the client that sent most;
+    """Local differential privacy of the weights.
+
+    noise_std: of each weight; num_messages: of the client that sent most;
     epsilon: of all its messages together, at delta."""
 
     clip_norm: float
@@ -222,10 +231,14 @@ class Report:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             path = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"{source}: is no whole report of this version of tardis_fl ({path + ': ' if path else ''}{first['msg']})") from None
+            raise DataError(
+                f"{source}: is no whole report of this version of tardis_fl ({path + ': ' if path else ''}{first['msg']})"
+            ) from None
         unknown = next(_unknown(json.loads(text), report.to_json(), ""), None)
         if unknown is not None:
-            raise DataError(f"{source}: is a report of another version of tardis_fl (it has the key {unknown}, which this one doesn't know)")
+            raise DataError(
+                f"{source}: is a report of another version of tardis_fl (it has the key {unknown}, which this one doesn't know)"
+            )
         return report
 
     @classmethod

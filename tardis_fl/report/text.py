@@ -57,7 +57,13 @@ def cost_text(axis: str, value: float) -> str:
 
 def rate_text(per_second: float | None) -> str:
     """Writes a rate to three digits; None as a dash."""
-    return "-" if per_second is None else f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+    return (
+        "-"
+        if per_second is None
+        else f"{per_second:,.0f}"
+        if per_second >= 100
+        else f"{per_second:.3g}"
+    )
 
 
 def _three_digits(value: float | None, units: tuple[tuple[str, float], ...], limit: float) -> str:
@@ -65,5 +71,13 @@ def _three_digits(value: float | None, units: tuple[tuple[str, float], ...], lim
         return "-"
     unit, size = units[0] if abs(value) < limit else units[1]
     number = value / size
-    digits = 0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2 if abs(number) >= 0.095 or number == 0 else 4
+    digits = (
+        0
+        if abs(number) >= 100
+        else 1
+        if abs(number) >= 10
+        else 2
+        if abs(number) >= 0.095 or number == 0
+        else 4
+    )
     return f"{number:.{digits}f} {unit}"

@@ -7,21 +7,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tardis_fl.core.atomic import write_bytes
 from tardis_fl.config.schema import Config
+from tardis_fl.core.atomic import write_bytes
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.callbacks import Snapshot
 
 FORMAT = 1
-MAY_CHANGE = ("name", "federation.rounds", "data.root", "runtime.cache_dir")  # what a resumed run need not share with the run before
-SEEN_IN_TRAINING = "deployment.feature_codec"  # held-out samples pass it in every round; nothing else of the deployment is seen before it
+MAY_CHANGE = (
+    "name",
+    "federation.rounds",
+    "data.root",
+    "runtime.cache_dir",
+)  # what a resumed run need not share with the run before
+# held-out samples pass it in every round; nothing else of the deployment is seen before it
+SEEN_IN_TRAINING = "deployment.feature_codec"
 
 
 def write_checkpoint(path: Path, snapshot: Snapshot, config: Config) -> None:
     """Replaces a checkpoint; the tensors may be live ones."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in snapshot.tensors.items()
+    }
     facts = {**snapshot.facts, "format": FORMAT, "config": config.model_dump(mode="json")}
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, save(tensors, {"facts": json.dumps(facts, allow_nan=False)}))
@@ -42,10 +51,18 @@ def read_checkpoint(path: Path, config: Config) -> Snapshot:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         saved_config, form = facts.pop("config"), facts.pop("format")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise RunError(f"{path}: this checkpoint is damaged or none of ours ({error}); remove the folder's run, or start anew with another --name") from None
+        raise RunError(
+            f"{path}: this checkpoint is damaged or none of ours ({error}); remove the folder's run, or start anew with another --name"
+        ) from None
     if form != FORMAT:
-        raise RunError(f"{path}: this checkpoint has format {form}, this version of tardis_fl reads {FORMAT}; start anew with another --name")
-    changed = [key for key in changed_keys(saved_config, config.model_dump(mode="json")) if not _may_change(key)]
+        raise RunError(
+            f"{path}: this checkpoint has format {form}, this version of tardis_fl reads {FORMAT}; start anew with another --name"
+        )
+    changed = [
+        key
+        for key in changed_keys(saved_config, config.model_dump(mode="json"))
+        if not _may_change(key)
+    ]
     if changed:
         first = changed[0]
         raise ConfigError(
@@ -54,7 +71,9 @@ def read_checkpoint(path: Path, config: Config) -> Snapshot:
             f"a resumed run may change only {', '.join(MAY_CHANGE)} and deployment, but for {SEEN_IN_TRAINING}; start anew with another --name"
         )
     if facts["round"] > config.federation.rounds:
-        raise ConfigError(f"federation.rounds: got {config.federation.rounds}; {facts['round']} rounds are complete in {path}; wanted as many or more")
+        raise ConfigError(
+            f"federation.rounds: got {config.federation.rounds}; {facts['round']} rounds are complete in {path}; wanted as many or more"
+        )
     return Snapshot(tensors, facts)
 
 
@@ -66,7 +85,9 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     """Yields the dotted paths of values that differ between two configurations."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+            yield from changed_keys(
+                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key)
+            )
     elif old != new:
         yield prefix
 

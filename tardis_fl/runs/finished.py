@@ -32,11 +32,19 @@ def finished_report(folder: Path, config: Config) -> Report | None:
     try:
         there = load_config(folder / "config.yaml")
     except ConfigError as error:
-        raise ConfigError(f"{folder}: holds a run whose config.yaml can't be read by this version. {MEND}\n{error}") from None
+        raise ConfigError(
+            f"{folder}: holds a run whose config.yaml can't be read by this version. {MEND}\n{error}"
+        ) from None
     different = list(differences(there, config))
     if different:
-        more = f" and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
-        raise ConfigError(f"{folder}: holds a run of another configuration ({'; '.join(different[:SHOWN_DIFFERENCES])}{more}). {MEND}")
+        more = (
+            f" and {len(different) - SHOWN_DIFFERENCES} more"
+            if len(different) > SHOWN_DIFFERENCES
+            else ""
+        )
+        raise ConfigError(
+            f"{folder}: holds a run of another configuration ({'; '.join(different[:SHOWN_DIFFERENCES])}{more}). {MEND}"
+        )
     return Report.read(folder / "report.json") if finished else None
 
 
@@ -62,7 +70,10 @@ def is_unfinished(folder: Path) -> bool:
 
 def differences(there: Config, here: Config) -> Iterator[str]:
     """Yields the keys in which two configurations differ, with both values; their names don't count."""
-    old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"name"}), "")) for config in (there, here))
+    old, new = (
+        dict(_leaves(config.model_dump(mode="json", exclude={"name"}), ""))
+        for config in (there, here)
+    )
     for path in dict.fromkeys([*new, *old]):
         if path not in old or path not in new or old[path] != new[path]:
             yield f"{path}: {_value(old, path)} there, {_value(new, path)} here"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from tardis_fl.core.atomic import write_bytes, write_json, write_text
 from tardis_fl.config.schema import Config
+from tardis_fl.core.atomic import write_bytes, write_json, write_text
 from tardis_fl.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -25,17 +25,30 @@ if TYPE_CHECKING:
 
     from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
-    from tardis_fl.federation.engines.parallelism import Crew
     from tardis_fl.federation.callbacks import Failure, RoundRecord, Snapshot
+    from tardis_fl.federation.engines.parallelism import Parallelism
     from tardis_fl.federation.rounds import Past
 
-MARKS = ("rounds.jsonl", "report.json")  # a folder of ours without them holds no complete round, and may be used again
+MARKS = (
+    "rounds.jsonl",
+    "report.json",
+)  # a folder of ours without them holds no complete round, and may be used again
 OURS = "environment.json"
 LOCK = ".lock"
 REPORTS = ("report.json", "report.md", "report.html")
 ROUND_CHECKPOINT = Path("checkpoint") / "round.safetensors"
 EPOCH_CHECKPOINT = Path("checkpoint") / "final_epoch.safetensors"
-PACKAGES = ("tardis_fl", "torch", "torchvision", "flwr", "flwr-datasets", "numpy", "pydantic", "safetensors", "matplotlib")
+PACKAGES = (
+    "tardis_fl",
+    "torch",
+    "torchvision",
+    "flwr",
+    "flwr-datasets",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "matplotlib",
+)
 
 
 class RunFolder:
@@ -52,7 +65,8 @@ class RunFolder:
         past: Where that run goes on; None where no round is complete.
 
     Raises:
-        ConfigError: The folder holds another run, or a checkpoint of another configuration, or another process writes into it.
+        ConfigError: The folder holds another run, or a checkpoint of another configuration, or
+            another process writes into it.
         RunError: The folder can't be written or locked, or what a run goes on from is damaged.
     """
 
@@ -62,14 +76,18 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{path}: can't make this folder ({error.strerror or error}); choose another with --output DIR") from None
+            raise RunError(
+                f"{path}: can't make this folder ({error.strerror or error}); choose another with --output DIR"
+            ) from None
         self._lock = _locked(path)
         try:
             self._check_content(path, resume=resume)  # another run may have begun and ended since
             if not resume:
                 shutil.rmtree(path / "failures", ignore_errors=True)
             self.past = self._read_past() if resume else None
-            self._sittings = self._read_sittings() if self.past or (resume and (path / OURS).exists()) else []
+            self._sittings = (
+                self._read_sittings() if self.past or (resume and (path / OURS).exists()) else []
+            )
         except BaseException:
             self._lock.release()
             raise
@@ -96,8 +114,14 @@ class RunFolder:
 
     @staticmethod
     def _check_content(path: Path, *, resume: bool) -> None:
-        if path.is_dir() and any(item.name != LOCK for item in path.iterdir()) and not RunFolder.holds_run(path):
-            raise ConfigError(f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)")
+        if (
+            path.is_dir()
+            and any(item.name != LOCK for item in path.iterdir())
+            and not RunFolder.holds_run(path)
+        ):
+            raise ConfigError(
+                f"{path}: holds other files, which a run might overwrite; wanted a new or empty folder (--output DIR)"
+            )
         if any((path / mark).exists() for mark in MARKS) and not resume:
             raise ConfigError(
                 f"{path}: holds another run{_describe(path)}. Go on with it (--resume), choose another name (--name NAME) or folder (--output DIR), or move it away."
@@ -117,8 +141,8 @@ class RunFolder:
             RunError: The checkpoint or the records are damaged.
             ConfigError: The checkpoint is of another configuration.
         """
-        from tardis_fl.runs.checkpoint import read_checkpoint
         from tardis_fl.federation.rounds import Past
+        from tardis_fl.runs.checkpoint import read_checkpoint
 
         round_path, epoch_path = self.path / ROUND_CHECKPOINT, self.path / EPOCH_CHECKPOINT
         if not round_path.exists():
@@ -133,7 +157,11 @@ class RunFolder:
             else:
                 epoch_path.unlink()  # more rounds than before: the final epochs come anew
         rounds = self._read_records("rounds.jsonl", snapshot.facts["round"])
-        return Past(snapshot, rounds, self._read_records("final_epochs.jsonl", snapshot.facts["final_epoch"]))
+        return Past(
+            snapshot,
+            rounds,
+            self._read_records("final_epochs.jsonl", snapshot.facts["final_epoch"]),
+        )
 
     def _read_records(self, name: str, count: int) -> list[RoundRecord]:
         from tardis_fl.federation.callbacks import RoundRecord
@@ -141,26 +169,43 @@ class RunFolder:
         path = self.path / name
         lines = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []
         if len(lines) < count:
-            raise RunError(f"{path}: holds {len(lines)} lines, the checkpoint is of {count}; start anew with another --name")
+            raise RunError(
+                f"{path}: holds {len(lines)} lines, the checkpoint is of {count}; start anew with another --name"
+            )
         try:
             records = [RoundRecord.from_json(json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: a line can't be read ({error!r}); start anew with another --name") from None
+            raise RunError(
+                f"{path}: a line can't be read ({error!r}); start anew with another --name"
+            ) from None
         if path.exists():
             write_bytes(path, b"".join(lines))
         return records
 
-    def describe_environment(self, *, threads: int, crew: Crew, precision: str, device: str, data_hash: str) -> dict[str, Any]:
+    def describe_environment(
+        self, *, threads: int, parallelism: Parallelism, precision: str, device: str, data_hash: str
+    ) -> dict[str, Any]:
         """Returns what the run depends on beside its configuration."""
         return {
-            **machine_facts(), "threads": threads, "workers": crew.workers, "client_threads": crew.client_threads, "precision": precision,
-            "device": device, "commit": _commit(), "data_hash": data_hash, "rounds_before": self._rounds_before,
-        }  # fmt: skip
+            **machine_facts(),
+            "threads": threads,
+            "workers": parallelism.workers,
+            "client_threads": parallelism.client_threads,
+            "precision": precision,
+            "device": device,
+            "commit": _commit(),
+            "data_hash": data_hash,
+            "rounds_before": self._rounds_before,
+        }
 
     @property
     def begun_rounds(self) -> list[int]:
         """Rounds that earlier sittings may have begun and did not complete, one for each of these sittings."""
-        return [done + 1 for done in self._rounds_after_sittings if done < self._config.federation.rounds]
+        return [
+            done + 1
+            for done in self._rounds_after_sittings
+            if done < self._config.federation.rounds
+        ]
 
     @property
     def _rounds_before(self) -> int:
@@ -169,7 +214,14 @@ class RunFolder:
     @property
     def _rounds_after_sittings(self) -> list[int]:
         """How many rounds were complete after each earlier sitting."""
-        return [*(sitting.get("rounds_before", 0) for sitting in self._sittings[1:]), self._rounds_before] if self._sittings else []
+        return (
+            [
+                *(sitting.get("rounds_before", 0) for sitting in self._sittings[1:]),
+                self._rounds_before,
+            ]
+            if self._sittings
+            else []
+        )
 
     def compare_environment(self, environment: Mapping[str, Any]) -> list[str]:
         """Returns warnings about what differs between this sitting and those before, where a resumed run goes on.
@@ -177,20 +229,43 @@ class RunFolder:
         Raises:
             ConfigError: The data are others.
         """
-        sittings = [sitting for sitting, done in zip(self._sittings, self._rounds_after_sittings, strict=True) if done]  # the others left nothing
+        sittings = [
+            sitting
+            for sitting, done in zip(self._sittings, self._rounds_after_sittings, strict=True)
+            if done
+        ]  # the others left nothing
         if any(before.get("data_hash") != environment["data_hash"] for before in sittings):
-            raise ConfigError(f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name")
-        keys = ("threads", "client_threads", "precision", "device", "versions", "processor", "commit")
-        changed = [key for key in keys if any(before.get(key) != environment[key] for before in sittings)]
+            raise ConfigError(
+                f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name"
+            )
+        keys = (
+            "threads",
+            "client_threads",
+            "precision",
+            "device",
+            "versions",
+            "processor",
+            "commit",
+        )
+        changed = [
+            key for key in keys if any(before.get(key) != environment[key] for before in sittings)
+        ]
         if not changed:
             return []
-        return [f"this run was interrupted and went on with other {', '.join(changed)}: its last digits may not be those of a run without interruption"]
+        return [
+            f"this run was interrupted and went on with other {', '.join(changed)}: its last digits may not be those of a run without interruption"
+        ]
 
     def begin(self, environment: Mapping[str, Any]) -> None:
         """Writes the resolved configuration and what `describe_environment` returned; reports of an earlier sitting go."""
         for name in REPORTS:
             (self.path / name).unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", yaml.safe_dump(self._config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_text(
+            self.path / "config.yaml",
+            yaml.safe_dump(
+                self._config.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+            ),
+        )
         write_json(self.path / OURS, {**environment, "earlier_sittings": self._sittings})
 
     def _read_sittings(self) -> list[dict[str, Any]]:
@@ -199,7 +274,9 @@ class RunFolder:
             last = json.loads(path.read_text())
             return [*last.pop("earlier_sittings", []), last]
         except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"{path}: can't be read ({error}); start anew with another --name") from None
+            raise RunError(
+                f"{path}: can't be read ({error}); start anew with another --name"
+            ) from None
 
     def write_partition(self, shards: Sequence[Shard]) -> None:
         """Writes who holds what: sample ids of the training split, with the client and the role of each."""
@@ -207,11 +284,17 @@ class RunFolder:
 
         from tardis_fl.data.roles import Role
 
-        rows = [(shard.client, role.value, shard.indices(role)) for shard in shards for role in (Role.TRAIN, Role.FIT, Role.CALIBRATE)]
+        rows = [
+            (shard.client, role.value, shard.indices(role))
+            for shard in shards
+            for role in (Role.TRAIN, Role.FIT, Role.CALIBRATE)
+        ]
         self._write_arrays(
-            "partition.npz", sample_ids=np.concatenate([ids for _, _, ids in rows]),
-            client_ids=np.concatenate([np.full(len(ids), client) for client, _, ids in rows]), role=np.concatenate([np.full(len(ids), role) for _, role, ids in rows]),
-        )  # fmt: skip
+            "partition.npz",
+            sample_ids=np.concatenate([ids for _, _, ids in rows]),
+            client_ids=np.concatenate([np.full(len(ids), client) for client, _, ids in rows]),
+            role=np.concatenate([np.full(len(ids), role) for _, role, ids in rows]),
+        )
 
     def append_round(self, record: RoundRecord) -> None:
         """Adds a line to `rounds.jsonl`."""
@@ -234,13 +317,22 @@ class RunFolder:
                     file.truncate(end)
                     raise
         except OSError as error:
-            raise RunError(f"{path}: can't be written ({error.strerror or error}); the lines before are unchanged") from error
+            raise RunError(
+                f"{path}: can't be written ({error.strerror or error}); the lines before are unchanged"
+            ) from error
 
     def write_failure(self, failure: Failure) -> Path:
         """Writes a client's traceback to a file of its own and returns its path."""
-        path = self.path / "failures" / f"round_{failure.round:04d}_client_{failure.client:05d}_{failure.stage}.txt"
+        path = (
+            self.path
+            / "failures"
+            / f"round_{failure.round:04d}_client_{failure.client:05d}_{failure.stage}.txt"
+        )
         path.parent.mkdir(exist_ok=True)
-        write_text(path, f"round {failure.round}, client {failure.client}, {failure.stage}\n\n{failure.details.rstrip()}\n")
+        write_text(
+            path,
+            f"round {failure.round}, client {failure.client}, {failure.stage}\n\n{failure.details.rstrip()}\n",
+        )
         return path
 
     def write_round_checkpoint(self, snapshot: Snapshot) -> None:
@@ -260,10 +352,13 @@ class RunFolder:
         import numpy as np
 
         self._write_arrays(
-            "exit_table.npz", logits=np.concatenate([table.logits for table in tables], axis=1),
-            labels=np.concatenate([table.labels for table in tables]), sample_ids=np.concatenate([table.sample_ids for table in tables]),
-            client_ids=np.concatenate([table.client_ids for table in tables]), role=np.concatenate([np.full(len(table), table.role) for table in tables]),
-        )  # fmt: skip
+            "exit_table.npz",
+            logits=np.concatenate([table.logits for table in tables], axis=1),
+            labels=np.concatenate([table.labels for table in tables]),
+            sample_ids=np.concatenate([table.sample_ids for table in tables]),
+            client_ids=np.concatenate([table.client_ids for table in tables]),
+            role=np.concatenate([np.full(len(table), table.role) for table in tables]),
+        )
 
     def _write_arrays(self, name: str, **arrays: npt.NDArray[np.generic]) -> None:
         import numpy as np
@@ -294,7 +389,9 @@ def _locked(path: Path) -> FileLock:
             f"{path}: another run is writing into it now. Wait until that one has ended, or choose another name (--name NAME) or folder (--output DIR)."
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise RunError(f"{path}: can't lock this folder ({getattr(error, 'strerror', None) or error}); choose another with --output DIR") from None
+        raise RunError(
+            f"{path}: can't lock this folder ({getattr(error, 'strerror', None) or error}); choose another with --output DIR"
+        ) from None
     return lock
 
 
@@ -326,12 +423,23 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
-        tracked = subprocess.run(["git", "-C", str(here), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False)
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() if tracked.returncode == 0 else None  # installed inside somebody else's repository
+    return (
+        found.stdout.strip() if tracked.returncode == 0 else None
+    )  # installed inside somebody else's repository
 
 
 def _processor() -> str | None:
@@ -339,4 +447,6 @@ def _processor() -> str | None:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None
+    )

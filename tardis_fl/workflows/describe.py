@@ -11,8 +11,8 @@ from tardis_fl.data.sources import count_classes
 from tardis_fl.early_exit.backbones import build_backbone
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.conversion.convert import candidate_cuts
-from tardis_fl.early_exit.counting import oversized, segment_costs
 from tardis_fl.early_exit.conversion.cuts import CutTable
+from tardis_fl.early_exit.counting import oversized, segment_costs
 from tardis_fl.early_exit.summary import summary_table
 from tardis_fl.federation.client.resources import new_network
 
@@ -44,6 +44,19 @@ def describe(config: Config, *, cuts: bool, console: Console | None = None) -> N
     for warning in oversized(costs, names, 3 * size * size):
         console.print(f"[bold yellow]warning:[/bold yellow] {escape(warning)}", soft_wrap=True)
     if cuts:
-        plain = build_backbone(model.backbone, num_classes=num_classes, width=model.width, norm=config.norm_layer, image_size=size, seed=0)
-        places = CutTable([cut for cut in candidate_cuts(plain, torch.zeros(1, *shape)) if cut.name in info.children])
+        plain = build_backbone(
+            model.backbone,
+            num_classes=num_classes,
+            width=model.width,
+            norm=config.norm_layer,
+            image_size=size,
+            seed=0,
+        )
+        places = CutTable(
+            [
+                cut
+                for cut in candidate_cuts(plain, torch.zeros(1, *shape))
+                if cut.name in info.children
+            ]
+        )
         console.print(f"\n{escape(str(places))}", soft_wrap=True)

@@ -25,7 +25,15 @@ POLL_SECONDS = 0.2
 LOGS = "flower_logs"
 
 
-def federate(config: Config, folder: Path, *, num_nodes: int | None, secure: bool, port: int | None, resume: bool) -> None:
+def federate(
+    config: Config,
+    folder: Path,
+    *,
+    num_nodes: int | None,
+    secure: bool,
+    port: int | None,
+    resume: bool,
+) -> None:
     """Starts a SuperLink and SuperNodes, runs the main job on them, and ends them all, whatever happens.
 
     Args:
@@ -38,19 +46,23 @@ def federate(config: Config, folder: Path, *, num_nodes: int | None, secure: boo
 
     Raises:
         RunError: Something can't be started, or the run failed.
-        ConfigError, DataError: See `tardis_fl.simulate`.
+        ConfigError, DataError: See `tardis_fl.workflows.experiment`.
     """
-    from tardis_fl.federation.engines import check_engine
     from tardis_fl.core.compute import num_cores
+    from tardis_fl.federation.engines import check_engine
     from tardis_fl.runs.folder import RunFolder
 
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"engine": "deployment"})})
+    config = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"engine": "deployment"})}
+    )
     num_clients = config.federation.num_clients
     num_nodes = num_clients if num_nodes is None else num_nodes
     needed = min(config.runtime.min_nodes or num_clients, num_clients)
     if not needed <= num_nodes <= num_clients:
         wanted = str(num_clients) if needed == num_clients else f"{needed} to {num_clients}"
-        raise RunError(f"--nodes: got {num_nodes}; this configuration needs {wanted}, one for each client (federation.num_clients, runtime.min_nodes)")
+        raise RunError(
+            f"--nodes: got {num_nodes}; this configuration needs {wanted}, one for each client (federation.num_clients, runtime.min_nodes)"
+        )
     RunFolder.check_free(folder, resume=resume)
     check_engine(config, resume=resume, has_nodes=True)
 
@@ -58,12 +70,28 @@ def federate(config: Config, folder: Path, *, num_nodes: int | None, secure: boo
         private = Path(name)
         follow = private / "follow"
         follow.mkdir()
-        (private / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        print(f"starting a SuperLink and {num_nodes} SuperNodes{' with TLS and keys' if secure else ''} ...", flush=True)
-        deployment = LocalDeployment(private, num_nodes, secure=secure, port=port, node_threads=max(1, num_cores() // num_nodes))
+        (private / "config.yaml").write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        )
+        print(
+            f"starting a SuperLink and {num_nodes} SuperNodes{' with TLS and keys' if secure else ''} ...",
+            flush=True,
+        )
+        deployment = LocalDeployment(
+            private,
+            num_nodes,
+            secure=secure,
+            port=port,
+            node_threads=max(1, num_cores() // num_nodes),
+        )
         try:
             with deployment:
-                run = {"config": str(private / "config.yaml"), "output": str(folder.resolve()), "resume": resume, "follow": str(follow)}
+                run = {
+                    "config": str(private / "config.yaml"),
+                    "output": str(folder.resolve()),
+                    "resume": resume,
+                    "follow": str(follow),
+                }
                 deployment.submit(run)
                 _follow(deployment, follow)
         finally:
@@ -77,7 +105,8 @@ def _follow(deployment: LocalDeployment, follow: Path) -> None:
     """Shows what the server shows, until the run has ended.
 
     Raises:
-        ConfigError, DataError, RunError: As the server raised it, or since it has ended without a word.
+        ConfigError, DataError, RunError: As the server raised it, or since it has ended without a
+            word.
     """
     from tardis_fl.workflows.flower_app import OUTCOME, PROCESS, SCREEN
 
@@ -93,9 +122,13 @@ def _follow(deployment: LocalDeployment, follow: Path) -> None:
         if server_runs is False:
             if _read(follow / OUTCOME) is not None:
                 continue
-            raise RunError(f"the server's process ended without a word. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}")
+            raise RunError(
+                f"the server's process ended without a word. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}"
+            )
         if server_runs is None and time.monotonic() - began > SECONDS_TO_BEGIN:
-            raise RunError(f"the server doesn't begin after {SECONDS_TO_BEGIN:g} s. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}")
+            raise RunError(
+                f"the server doesn't begin after {SECONDS_TO_BEGIN:g} s. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}"
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from tardis_fl.report.terminal import Screen
 
 
-def write_frontier(folder: Path, overrides: Sequence[str], screen: Screen, *, axis: str, name: str | None = None) -> tuple[FrontierReport, Path]:
+def write_frontier(
+    folder: Path, overrides: Sequence[str], screen: Screen, *, axis: str, name: str | None = None
+) -> tuple[FrontierReport, Path]:
     """Finds the exact frontier of accuracy against every cost, and writes it beside the run's result.
 
     Args:
@@ -43,10 +45,19 @@ def write_frontier(folder: Path, overrides: Sequence[str], screen: Screen, *, ax
     run = open_run(folder, overrides, screen, measures=False)
     ready = prepare(run.config, run.evidence, run.costs)
     if axis not in ready.axes:
-        raise ConfigError(f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; latency_ms and energy_mj need deployment.hardware")
-    for link, sizes in zip(ready.machines.system.links if ready.machines else (), run.evidence.test_bytes, strict=False):
+        raise ConfigError(
+            f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; latency_ms and energy_mj need deployment.hardware"
+        )
+    for link, sizes in zip(
+        ready.machines.system.links if ready.machines else (), run.evidence.test_bytes, strict=False
+    ):
         link.check_payload(int(sizes.max()) + ready.extra_bytes)
-    report = frontier_report(run.config.name, run.config.deployment.policy, [tier.name for tier in run.config.tiers], ready)
+    report = frontier_report(
+        run.config.name,
+        run.config.deployment.policy,
+        [tier.name for tier in run.config.tiers],
+        ready,
+    )
     target.mkdir(parents=True)
     write_json(target / "frontier.json", report.to_json())
     write_text(target / "frontier.csv", _csv(report))
@@ -69,13 +80,27 @@ def _show(report: FrontierReport, axis: str, target: Path, screen: Screen) -> No
 
     found = report.axis(axis)
     table = Table(
-        AXES[axis][0], "accuracy", "on test", "accuracy on test", *(f"threshold {escape(tier)}" for tier in report.tiers[:-1]),
-        title=f"{len(found.points)} points that no other thresholds beat on the calibrate role, some of them", title_justify="left",
-    )  # fmt: skip
+        AXES[axis][0],
+        "accuracy",
+        "on test",
+        "accuracy on test",
+        *(f"threshold {escape(tier)}" for tier in report.tiers[:-1]),
+        title=f"{len(found.points)} points that no other thresholds beat on the calibrate role, some of them",
+        title_justify="left",
+    )
     for column in table.columns:
         column.justify = "right"
     for point in thinned(found):
         thresholds = (f"{value:.4f}" for value in point.thresholds)
-        table.add_row(cost_text(axis, point.cost), percent(point.accuracy), cost_text(axis, point.test_cost), percent(point.test_accuracy), *thresholds)
+        table.add_row(
+            cost_text(axis, point.cost),
+            percent(point.accuracy),
+            cost_text(axis, point.test_cost),
+            percent(point.test_accuracy),
+            *thresholds,
+        )
     screen.console.print(table)
-    screen.console.print(f"\nfrontiers of all axes: [bold]{escape(str(target / 'frontier.html'))}[/bold] (also frontier.csv, frontier.json)", soft_wrap=True)
+    screen.console.print(
+        f"\nfrontiers of all axes: [bold]{escape(str(target / 'frontier.html'))}[/bold] (also frontier.csv, frontier.json)",
+        soft_wrap=True,
+    )

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.config import Config, load_config
+from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.errors import ConfigError
-from tardis_fl.runs.finished import differences
 from tardis_fl.report.results import Report
+from tardis_fl.runs.finished import differences
 
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
-    from tardis_fl.deployment.pipeline import TestImages
     from tardis_fl.deployment.evidence import Evidence
+    from tardis_fl.deployment.pipeline import TestImages
     from tardis_fl.early_exit.counting import SegmentCost
     from tardis_fl.early_exit.network import EarlyExitNetwork
     from tardis_fl.report.terminal import Screen
@@ -54,7 +54,9 @@ class FinishedRun:
     normalisation: dict[str, list[float]]
 
 
-def redeploy(folder: Path, overrides: Sequence[str], screen: Screen, *, name: str | None = None) -> tuple[Report, Path]:
+def redeploy(
+    folder: Path, overrides: Sequence[str], screen: Screen, *, name: str | None = None
+) -> tuple[Report, Path]:
     """Deploys a finished run with other settings, beside the first result and never over it.
 
     Args:
@@ -78,17 +80,32 @@ def redeploy(folder: Path, overrides: Sequence[str], screen: Screen, *, name: st
     target = free_folder(folder / "deployments", name)
     run = open_run(folder, overrides, screen)
     deployed = deploy_and_measure(
-        run.config, run.evidence, run.costs, image_bytes=run.report.dataset.raw_image_bytes, network=run.network if run.images else None, images=run.images
+        run.config,
+        run.evidence,
+        run.costs,
+        image_bytes=run.report.dataset.raw_image_bytes,
+        network=run.network if run.images else None,
+        images=run.images,
     )
     there = set(deployment_warnings(load_config(folder / "config.yaml")))
     kept = [warning for warning in run.report.warnings if warning not in there]
     report = replace(
-        run.report, warnings=[*kept, *deployment_warnings(run.config)], deployment_name=target.name,
+        run.report,
+        warnings=[*kept, *deployment_warnings(run.config)],
+        deployment_name=target.name,
         **deployment_parts(run.config, run.costs, deployed, run.report.dataset.class_names),
-    )  # fmt: skip
+    )
     target.mkdir(parents=True)
-    write_text(target / "config.yaml", yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    save_rule(target / "model", run.network, deployed.rule, description={**model_description(run.config, report), "normalisation": run.normalisation})
+    write_text(
+        target / "config.yaml",
+        yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+    save_rule(
+        target / "model",
+        run.network,
+        deployed.rule,
+        description={**model_description(run.config, report), "normalisation": run.normalisation},
+    )
     write_json(target / "report.json", report.to_json())
     write_text(target / "report.md", render_markdown(report))
     write_text(target / "report.html", render_html(report))
@@ -96,7 +113,9 @@ def redeploy(folder: Path, overrides: Sequence[str], screen: Screen, *, name: st
     return report, target
 
 
-def open_run(folder: Path, overrides: Sequence[str], screen: Screen, *, measures: bool = True) -> FinishedRun:
+def open_run(
+    folder: Path, overrides: Sequence[str], screen: Screen, *, measures: bool = True
+) -> FinishedRun:
     """Reads a finished run; where its tables went through another codec, or codecs are to be measured, its pictures pass the segments again.
 
     Args:
@@ -106,23 +125,28 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen, *, measures
         measures: Measure the configured codecs.
 
     Raises:
-        ConfigError: The folder holds no finished run, or an override changes what the training depended on.
+        ConfigError: The folder holds no finished run, or an override changes what the training
+            depended on.
         DataError: A file is missing or damaged, or pictures are needed and not there.
     """
+    from tardis_fl.core.compute import use_threads
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.bundles.artefacts import load_bundle
-    from tardis_fl.deployment.pipeline import TestImages, check_tables
     from tardis_fl.deployment.evidence import Evidence, inputs_of
+    from tardis_fl.deployment.pipeline import TestImages, check_tables
     from tardis_fl.early_exit.counting import segment_costs
-    from tardis_fl.core.compute import use_threads
 
     if not (folder / "report.json").exists():
-        raise ConfigError(f"{folder}: holds no finished run (report.json is missing); wanted the folder of a run, such as runs/quickstart")
+        raise ConfigError(
+            f"{folder}: holds no finished run (report.json is missing); wanted the folder of a run, such as runs/quickstart"
+        )
     there = load_config(folder / "config.yaml")
     config = load_config(folder / "config.yaml", overrides)
     trained = [line for line in differences(there, config) if not line.startswith(CHANGEABLE)]
     if trained:
-        raise ConfigError(f"deploying again changes the section deployment only, and these are of the training: {'; '.join(trained)}; run simulate for them")
+        raise ConfigError(
+            f"deploying again changes the section deployment only, and these are of the training: {'; '.join(trained)}; run simulate for them"
+        )
     report = Report.read(folder / "report.json")
     use_threads(config.runtime)
     bundle = load_bundle(folder / "model", trust_functions=True)  # the user's own run
@@ -130,7 +154,9 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen, *, measures
     evidence = Evidence.read(folder)
     images = None
     check_tables(evidence)
-    if evidence.codec != config.deployment.feature_codec or (measures and config.deployment.measure_codecs):
+    if evidence.codec != config.deployment.feature_codec or (
+        measures and config.deployment.measure_codecs
+    ):
         screen.doing("passing the held-out and test pictures through the segments")
         dataset, codec = load_dataset(config), config.deployment.feature_codec
         _check_same(folder, dataset, evidence)
@@ -142,15 +168,28 @@ def open_run(folder: Path, overrides: Sequence[str], screen: Screen, *, measures
                 )
             evidence = evidence.through(list(bundle.network), dataset, codec)
         images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
-    return FinishedRun(folder, config, report, bundle.network, costs, evidence, images, bundle.manifest["normalisation"])
+    return FinishedRun(
+        folder,
+        config,
+        report,
+        bundle.network,
+        costs,
+        evidence,
+        images,
+        bundle.manifest["normalisation"],
+    )
 
 
 def _check_same(folder: Path, dataset: Dataset, evidence: Evidence) -> None:
     """Refuses other images than those of the run."""
     evidence.check_same(dataset)
     began_with = json.loads((folder / "environment.json").read_text())["data_hash"]
-    if len(dataset.train.images) and dataset.content_hash != began_with:  # a server whose nodes keep theirs has the test split alone
-        raise ConfigError("data.root: these are other files than those of the run; wanted the same data set")
+    if (
+        len(dataset.train.images) and dataset.content_hash != began_with
+    ):  # a server whose nodes keep theirs has the test split alone
+        raise ConfigError(
+            "data.root: these are other files than those of the run; wanted the same data set"
+        )
 
 
 def free_folder(parent: Path, name: str | None) -> Path:
@@ -160,10 +199,18 @@ def free_folder(parent: Path, name: str | None) -> Path:
         ConfigError: The name is taken, or none for a folder.
     """
     if name is None:
-        taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()] if parent.exists() else []
+        taken = (
+            [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
+            if parent.exists()
+            else []
+        )
         return parent / str(max(taken, default=0) + 1)
     if not NAME.match(name):
-        raise ConfigError(f"--name: got {name!r}; wanted letters, digits, '.', '_' and '-', with a letter or digit first")
+        raise ConfigError(
+            f"--name: got {name!r}; wanted letters, digits, '.', '_' and '-', with a letter or digit first"
+        )
     if (parent / name).exists():
-        raise ConfigError(f"{parent / name}: is there already; choose another --name, or leave it out for the next number")
+        raise ConfigError(
+            f"{parent / name}: is there already; choose another --name, or leave it out for the next number"
+        )
     return parent / name

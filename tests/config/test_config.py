@@ -34,9 +34,13 @@ def test_shipped_configurations_are_valid_and_name_themselves(path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_key_of_a_shipped_configuration_has_a_comment(path):
     uncommented = [
-        line for line in path.read_text().splitlines()
-        if ":" in line.split("#")[0] and line.split("#")[0].split(":", 1)[1].strip() and "#" not in line and not line.strip().startswith("- name")
-    ]  # fmt: skip
+        line
+        for line in path.read_text().splitlines()
+        if ":" in line.split("#")[0]
+        and line.split("#")[0].split(":", 1)[1].strip()
+        and "#" not in line
+        and not line.strip().startswith("- name")
+    ]
     assert uncommented == []
 
 
@@ -61,24 +65,44 @@ deployment: {max_accuracy_drop: 0.01, thresholds: [0.5]}
 
 
 def test_an_unknown_key_is_looked_for_in_other_sections_too():
-    assert problems(SMALL, "num_client=3") == ["  num_client: got an unknown key with 3; did you mean federation.num_clients?"]
+    assert problems(SMALL, "num_client=3") == [
+        "  num_client: got an unknown key with 3; did you mean federation.num_clients?"
+    ]
 
 
 def test_duplicate_keys_are_named_with_their_lines():
-    assert problems("name: a\nfederation:\n  rounds: 2\n  rounds: 3\ndeployment: {max_accuracy_drop: 0.1}") == [
-        "  federation.rounds: got twice, in lines 3 and 4; keep one of them"
-    ]
+    assert problems(
+        "name: a\nfederation:\n  rounds: 2\n  rounds: 3\ndeployment: {max_accuracy_drop: 0.1}"
+    ) == ["  federation.rounds: got twice, in lines 3 and 4; keep one of them"]
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("federation.client_depth=4", "federation.client_depth: got 4; the network has 3 segments; wanted 1 to 3"),
-        ("model.exit_weights=[1, 1]", "model.exit_weights: got 2 weights; wanted one for each of the 3 exits"),
-        ("data.fit_fraction=0.9", "data.fit_fraction: got 0.9 beside data.calibration_fraction 0.2; their sum must stay below 1"),
-        ("data.partition.alpha=0.3", "data.partition.alpha: got 0.3; has no effect with the scheme 'iid'"),
-        ("deployment.thresholds=[.inf, 1]", "deployment.thresholds.0: got inf; wanted a finite number"),
-        ("data.image_size=8", "data.image_size: got 8; the backbone 'small_resnet' wants images of at least 16 pixels"),
+        (
+            "federation.client_depth=4",
+            "federation.client_depth: got 4; the network has 3 segments; wanted 1 to 3",
+        ),
+        (
+            "model.exit_weights=[1, 1]",
+            "model.exit_weights: got 2 weights; wanted one for each of the 3 exits",
+        ),
+        (
+            "data.fit_fraction=0.9",
+            "data.fit_fraction: got 0.9 beside data.calibration_fraction 0.2; their sum must stay below 1",
+        ),
+        (
+            "data.partition.alpha=0.3",
+            "data.partition.alpha: got 0.3; has no effect with the scheme 'iid'",
+        ),
+        (
+            "deployment.thresholds=[.inf, 1]",
+            "deployment.thresholds.0: got inf; wanted a finite number",
+        ),
+        (
+            "data.image_size=8",
+            "data.image_size: got 8; the backbone 'small_resnet' wants images of at least 16 pixels",
+        ),
         ("name=2024-13-45", "--set name: got '2024-13-45'; wanted a YAML value"),
         ("name=a b", "name: got the text 'a b'; wanted letters, digits"),
         ("deployment.max_accuracy_drop=null", "deployment: got no target; wanted exactly one"),
@@ -90,7 +114,13 @@ def test_impossible_combinations_are_refused(override, expected):
 
 def test_overrides_reach_any_key_and_read_numbers_as_numbers():
     config = parse_config(
-        SMALL, overrides=["federation.client.learning_rate=1e-3", "tiers.0.name=phone", "deployment.max_accuracy_drop=null", "deployment.thresholds=[0.5, 2.0]"]
+        SMALL,
+        overrides=[
+            "federation.client.learning_rate=1e-3",
+            "tiers.0.name=phone",
+            "deployment.max_accuracy_drop=null",
+            "deployment.thresholds=[0.5, 2.0]",
+        ],
     )
     assert config.federation.client.learning_rate == 0.001
     assert [tier.name for tier in config.tiers] == ["phone", "edge", "cloud"]
@@ -100,7 +130,10 @@ def test_overrides_reach_any_key_and_read_numbers_as_numbers():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("federation.rounds", "--set federation.rounds: got no '='; wanted section.key=value, such as federation.rounds=3"),
+        (
+            "federation.rounds",
+            "--set federation.rounds: got no '='; wanted section.key=value, such as federation.rounds=3",
+        ),
         ("tiers.7.name=x", "tiers.7.name: got index '7'; tiers has entries 0 to 2"),
         ("seed.x=1", "seed.x: got a path through a single value; seed is no group of keys"),
     ],
@@ -112,10 +145,26 @@ def test_overrides_that_lead_nowhere_are_named(override, expected):
 
 def test_a_quoted_number_stays_text_and_partial_sections_keep_their_other_defaults():
     assert parse_config(SMALL, overrides=['name="2024"']).name == "2024"
-    assert parse_config("name: a\ndeployment: {max_accuracy_drop: 0.1}\nfederation: {server: {learning_rate: 0.1}}").federation.server.batch_size == 128
+    assert (
+        parse_config(
+            "name: a\ndeployment: {max_accuracy_drop: 0.1}\nfederation: {server: {learning_rate: 0.1}}"
+        ).federation.server.batch_size
+        == 128
+    )
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "just text", "a: [1", "a: b: c", "name: 2024-13-45", "data: &a {partition: *a}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a list",
+        "just text",
+        "a: [1",
+        "a: b: c",
+        "name: 2024-13-45",
+        "data: &a {partition: *a}",
+    ],
+)
 def test_what_is_no_configuration_is_refused_in_one_message(text):
     with pytest.raises(ConfigError):
         parse_config(text)
@@ -134,11 +183,17 @@ def test_a_resolved_configuration_reads_back_as_itself():
 
 def test_every_key_is_described_in_the_schema():
     def undescribed(properties, where):
-        return [f"{where}{name}" for name, entry in properties.items() if not entry.get("description") and "$ref" not in entry]
+        return [
+            f"{where}{name}"
+            for name, entry in properties.items()
+            if not entry.get("description") and "$ref" not in entry
+        ]
 
     schema = Config.model_json_schema()
     sections = [("", schema), *((f"{name}.", section) for name, section in schema["$defs"].items())]
-    assert [key for where, section in sections for key in undescribed(section["properties"], where)] == []
+    assert [
+        key for where, section in sections for key in undescribed(section["properties"], where)
+    ] == []
     json.dumps(schema)
 
 
@@ -147,16 +202,28 @@ def test_the_catalogue_agrees_with_the_networks():
 
     assert CATALOGUE.keys() == BUILDERS.keys()
     for name, info in CATALOGUE.items():
-        assert len(build_network(name, num_classes=10, width=4, exit_hidden=4, seed=0)) == info.num_segments
+        assert (
+            len(build_network(name, num_classes=10, width=4, exit_hidden=4, seed=0))
+            == info.num_segments
+        )
 
 
 @given(
     st.sampled_from([path for path in key_paths() if path not in ("name",)]),
-    st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.integers(-3, 3), st.lists(st.integers(), max_size=2)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.text(max_size=5),
+        st.integers(-3, 3),
+        st.lists(st.integers(), max_size=2),
+    ),
 )
 def test_no_value_of_any_key_gets_past_without_a_message_or_a_configuration(path, value):
     try:
-        parse_config(SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n", overrides=[f"{path}={json.dumps(value)}"])
+        parse_config(
+            SMALL + "tiers: [{name: device}, {name: edge}, {name: cloud}]\n",
+            overrides=[f"{path}={json.dumps(value)}"],
+        )
     except ConfigError as error:
         assert "got" in str(error)
 
@@ -171,9 +238,18 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
             ["federation.fleet=[{name: a, share: 0.5}, {name: b, share: 0.4}]"],
             "federation.fleet: got shares of 0.5 + 0.4 = 0.9; the groups' shares must add up to 1",
         ),
-        ([FLEET, "federation.fleet.1.depth=4"], "federation.fleet.1.depth: got 4; the network has 3 segments; wanted 1 to 3"),
-        ([FLEET, "federation.fleet.1.name=a"], "federation.fleet: got a, a; every group wants a name of its own"),
-        ([FLEET, "federation.client_depth=2"], "federation.client_depth: got 2; beside federation.fleet, each group has a depth of its own; remove it"),
+        (
+            [FLEET, "federation.fleet.1.depth=4"],
+            "federation.fleet.1.depth: got 4; the network has 3 segments; wanted 1 to 3",
+        ),
+        (
+            [FLEET, "federation.fleet.1.name=a"],
+            "federation.fleet: got a, a; every group wants a name of its own",
+        ),
+        (
+            [FLEET, "federation.client_depth=2"],
+            "federation.client_depth: got 2; beside federation.fleet, each group has a depth of its own; remove it",
+        ),
         (
             ["federation.fleet=[{name: a, share: 0.99}, {name: b, share: 0.01}]"],
             "federation.fleet.1.share: got 0.01; that is no client of 3; wanted larger groups or more clients",
@@ -191,9 +267,16 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
             ["federation.server_training=proxy"],
             "federation.proxy_fraction: got null; server_training proxy wants a share of the training images for the server",
         ),
-        (["federation.split=true", "federation.client_depth=3"], "federation.split: got true; there is no deeper segment for the server to train"),
         (
-            ["federation.split=true", "federation.server_training=proxy", "federation.proxy_fraction=0.1"],
+            ["federation.split=true", "federation.client_depth=3"],
+            "federation.split: got true; there is no deeper segment for the server to train",
+        ),
+        (
+            [
+                "federation.split=true",
+                "federation.server_training=proxy",
+                "federation.proxy_fraction=0.1",
+            ],
             "federation.split: got true beside server_training proxy; split training is on features",
         ),
         (
@@ -201,15 +284,38 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
             "federation.aggregation.clip_norm: got null; the rule norm_clipping wants the largest norm of an update",
         ),
         (
-            [FLEET, "federation.deadline_s=1.0", "federation.late_updates=discount", "federation.aggregation.rule=median"],
+            [
+                FLEET,
+                "federation.deadline_s=1.0",
+                "federation.late_updates=discount",
+                "federation.aggregation.rule=median",
+            ],
             "federation.late_updates: got discount; the rule median weighs all updates alike, so none can be discounted",
         ),
-        (["federation.deadline_s=1.0"], "federation.deadline_s: got 1; the virtual clock stands still: give a group of federation.fleet a device or a link"),
-        (["federation.late_updates=discount"], "federation.late_updates: got discount; without federation.deadline_s nothing is late"),
-        (["federation.faults=[{kind: crash, clients: [1, 3]}]"], "federation.faults.0.clients: got 3; there is no such client; wanted 0 to 2"),
-        (["federation.faults=[{kind: crash, rounds: [2, 1]}]"], "federation.faults.0.rounds: got [2, 1]; wanted the first round, then the last"),
-        (["federation.faults=[{kind: crash, factor: 2.0}]"], "federation.faults.0.factor: got 2; a crash has none; remove it"),
-        (["federation.faults=[{kind: straggler}]"], "federation.faults.0.kind: got straggler; computing takes no time on the virtual clock"),
+        (
+            ["federation.deadline_s=1.0"],
+            "federation.deadline_s: got 1; the virtual clock stands still: give a group of federation.fleet a device or a link",
+        ),
+        (
+            ["federation.late_updates=discount"],
+            "federation.late_updates: got discount; without federation.deadline_s nothing is late",
+        ),
+        (
+            ["federation.faults=[{kind: crash, clients: [1, 3]}]"],
+            "federation.faults.0.clients: got 3; there is no such client; wanted 0 to 2",
+        ),
+        (
+            ["federation.faults=[{kind: crash, rounds: [2, 1]}]"],
+            "federation.faults.0.rounds: got [2, 1]; wanted the first round, then the last",
+        ),
+        (
+            ["federation.faults=[{kind: crash, factor: 2.0}]"],
+            "federation.faults.0.factor: got 2; a crash has none; remove it",
+        ),
+        (
+            ["federation.faults=[{kind: straggler}]"],
+            "federation.faults.0.kind: got straggler; computing takes no time on the virtual clock",
+        ),
         (["federation.faults=[{kind: crashed}]"], "did you mean 'crash'?"),
         (
             ["federation.faults=[{kind: crash, probabilty: 0.5}]"],
@@ -218,32 +324,84 @@ FLEET = "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b}, {nam
     ],
 )
 def test_what_can_not_work_in_a_federation_is_one_message(overrides, expected):
-    assert any(expected in line for line in problems(SMALL, *overrides)), problems(SMALL, *overrides)
+    assert any(expected in line for line in problems(SMALL, *overrides)), problems(
+        SMALL, *overrides
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["federation.split=true", "federation.server_epochs=2"], "federation.server_epochs had no effect, since split is true"),
-        (["federation.server_training=proxy", "federation.proxy_fraction=0.1", "federation.feature_fraction=0.5"], "federation.feature_fraction had no effect, since server_training is proxy"),
-        (["federation.proxy_fraction=0.1"], "federation.proxy_fraction had no effect, since server_training is features"),
-        ([FLEET, "federation.server_epochs=2"], "the server trains no segment, so federation.server_epochs"),
-        (["federation.client_exits=last"], "federation.client_exits had no effect, since clients hold one exit"),
-        (["federation.aggregation.tau=0.1"], "federation.aggregation.tau had no effect with the rule mean and the optimizer fedavg"),
-        (["federation.client.decay=0.5"], "federation.client.decay had no effect with the schedule cosine"),
-        (["federation.late_discount=0.9"], "federation.late_discount had no effect, since late_updates is discard"),
-        (["model.exit_weights=[1, 1, 1]", "model.exit_weighting=early_heavy"], "model.exit_weighting had no effect, since model.exit_weights is set"),
-        (["federation.serving_score=0.5"], "federation.serving_score had no effect, since model.exit_weighting isn't serving_rate"),
-        (["federation.recalibrate_norm=true", "model.norm=group"], "federation.recalibrate_norm had no effect, since group norm has no running statistics"),
-        (["tiers=[{name: a}, {name: b}]", "federation.distillation.teacher=mutual"], "federation.distillation had no effect, since neither clients nor the server hold two exits"),
-        (["federation.faults=[{kind: crash, rounds: [5, 9]}]"], "federation.faults.0 (crash) never struck: it begins in round 5, and there were 2"),
+        (
+            ["federation.split=true", "federation.server_epochs=2"],
+            "federation.server_epochs had no effect, since split is true",
+        ),
+        (
+            [
+                "federation.server_training=proxy",
+                "federation.proxy_fraction=0.1",
+                "federation.feature_fraction=0.5",
+            ],
+            "federation.feature_fraction had no effect, since server_training is proxy",
+        ),
+        (
+            ["federation.proxy_fraction=0.1"],
+            "federation.proxy_fraction had no effect, since server_training is features",
+        ),
+        (
+            [FLEET, "federation.server_epochs=2"],
+            "the server trains no segment, so federation.server_epochs",
+        ),
+        (
+            ["federation.client_exits=last"],
+            "federation.client_exits had no effect, since clients hold one exit",
+        ),
+        (
+            ["federation.aggregation.tau=0.1"],
+            "federation.aggregation.tau had no effect with the rule mean and the optimizer fedavg",
+        ),
+        (
+            ["federation.client.decay=0.5"],
+            "federation.client.decay had no effect with the schedule cosine",
+        ),
+        (
+            ["federation.late_discount=0.9"],
+            "federation.late_discount had no effect, since late_updates is discard",
+        ),
+        (
+            ["model.exit_weights=[1, 1, 1]", "model.exit_weighting=early_heavy"],
+            "model.exit_weighting had no effect, since model.exit_weights is set",
+        ),
+        (
+            ["federation.serving_score=0.5"],
+            "federation.serving_score had no effect, since model.exit_weighting isn't serving_rate",
+        ),
+        (
+            ["federation.recalibrate_norm=true", "model.norm=group"],
+            "federation.recalibrate_norm had no effect, since group norm has no running statistics",
+        ),
+        (
+            ["tiers=[{name: a}, {name: b}]", "federation.distillation.teacher=mutual"],
+            "federation.distillation had no effect, since neither clients nor the server hold two exits",
+        ),
+        (
+            ["federation.faults=[{kind: crash, rounds: [5, 9]}]"],
+            "federation.faults.0 (crash) never struck: it begins in round 5, and there were 2",
+        ),
         (["model.norm=batch_local"], "calibrated, deployed and tested is their average"),
     ],
-)  # fmt: skip
+)
 def test_settings_without_effect_are_said(overrides, expected):
-    assert any(expected in line for line in warnings_about(parse_config(SMALL, overrides=overrides)))
+    assert any(
+        expected in line for line in warnings_about(parse_config(SMALL, overrides=overrides))
+    )
 
 
 def test_keys_of_groups_and_faults_have_paths():
     paths = set(key_paths())
-    assert {"federation.fleet.0.depth", "federation.faults.0.kind", "federation.aggregation.optimizer", "tiers.0.name"} <= paths
+    assert {
+        "federation.fleet.0.depth",
+        "federation.faults.0.kind",
+        "federation.aggregation.optimizer",
+        "tiers.0.name",
+    } <= paths

@@ -25,13 +25,18 @@ def slow_crop_and_flip(images, generator):
 
 def test_batched_crops_and_flips_equal_the_loop():
     images = torch.randint(1, 256, (6, 9, 7, 3), dtype=torch.uint8)
-    fast, slow = (function(images, torch.Generator().manual_seed(5)) for function in (crop_and_flip, slow_crop_and_flip))
+    fast, slow = (
+        function(images, torch.Generator().manual_seed(5))
+        for function in (crop_and_flip, slow_crop_and_flip)
+    )
     assert torch.equal(fast, slow)
 
 
 def test_the_generator_alone_decides():
     images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
-    first, again, other = (crop_and_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        crop_and_flip(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

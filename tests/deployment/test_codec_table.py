@@ -38,29 +38,44 @@ class Rescale(nn.Module):
 def network():
     torch.manual_seed(0)
     bodies = [Rescale((4, 8, 8), 1), Rescale((4, 8, 8), 2), Rescale((4, 4, 4), 2)]
-    network = EarlyExitNetwork(bodies, [nn.Sequential(nn.Flatten(), nn.Linear(size, CLASSES)) for size in (256, 64, 16)])
+    network = EarlyExitNetwork(
+        bodies, [nn.Sequential(nn.Flatten(), nn.Linear(size, CLASSES)) for size in (256, 64, 16)]
+    )
     return network.train()
 
 
 @pytest.fixture
 def samples():
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(37, 4, 8, 8, generator=generator), torch.randint(0, CLASSES, (37,), generator=generator).numpy()
+    return torch.randn(37, 4, 8, 8, generator=generator), torch.randint(
+        0, CLASSES, (37,), generator=generator
+    ).numpy()
 
 
 def by_threshold(logits):
     sure = logits[:-1].softmax(2).amax(2) >= torch.tensor(THRESHOLDS)[:, None]
-    return torch.cat([sure, torch.ones(1, logits.shape[1], dtype=torch.bool)]).int().argmax(0).numpy()
+    return (
+        torch.cat([sure, torch.ones(1, logits.shape[1], dtype=torch.bool)]).int().argmax(0).numpy()
+    )
 
 
 def measure(network, samples, codecs, decide=by_threshold, **options):
     images, labels = samples
-    return measure_codecs(network, lambda rows: images[rows], labels, codecs, decide=decide, **{"batch_size": 8, **options})
+    return measure_codecs(
+        network,
+        lambda rows: images[rows],
+        labels,
+        codecs,
+        decide=decide,
+        **{"batch_size": 8, **options},
+    )
 
 
 def test_the_table_is_what_a_loop_over_samples_counts(network, samples):
     for row in measure(network, samples, CODEC_NAMES):
-        right, answered_right, exit_counts, crossing = reference.deployed_with(network, *samples, row.codec, THRESHOLDS)
+        right, answered_right, exit_counts, crossing = reference.deployed_with(
+            network, *samples, row.codec, THRESHOLDS
+        )
         assert row.exit_accuracies == [count / 37 for count in right]
         assert (row.accuracy, row.exit_counts) == (answered_right / 37, exit_counts)
         assert row.offload_rate == sum(exit_counts[1:]) / 37
@@ -96,7 +111,9 @@ def test_the_operating_point_is_that_of_the_deployed_segments(network, samples, 
     said = 4 * CLASSES if ensemble else 0
     sizes = [sample_bytes(shape, codec) + said for shape in ((4, 8, 8), (4, 4, 4))]
     assert row.bytes_per_boundary == sizes
-    assert row.bytes_per_sample == pytest.approx(sum(size * number for size, number in zip(sizes, outcome.crossings, strict=True)) / 37)
+    assert row.bytes_per_sample == pytest.approx(
+        sum(size * number for size, number in zip(sizes, outcome.crossings, strict=True)) / 37
+    )
 
 
 def test_a_boundary_that_nobody_crosses_has_no_mean(network, samples):
@@ -109,7 +126,12 @@ def test_a_boundary_that_nobody_crosses_has_no_mean(network, samples):
 def test_a_network_of_one_segment_sends_nothing(samples):
     network = EarlyExitNetwork([nn.Flatten()], [nn.Linear(256, CLASSES)])
     (row,) = measure(network, samples, ["4bit+zlib"], lambda logits: np.zeros(37, int))
-    assert (row.offload_rate, row.exit_counts, row.bytes_per_boundary, row.bytes_per_sample) == (0.0, [37], [], 0.0)
+    assert (row.offload_rate, row.exit_counts, row.bytes_per_boundary, row.bytes_per_sample) == (
+        0.0,
+        [37],
+        [],
+        0.0,
+    )
 
 
 def test_what_cannot_be_measured_is_refused(network, samples):
@@ -117,7 +139,10 @@ def test_what_cannot_be_measured_is_refused(network, samples):
         measure(network, samples, ["uint8", "uint8"])
     with pytest.raises(ValueError, match="did you mean 'uint8\\+zstd'"):
         measure(network, samples, ["uint8+zst"])
-    with pytest.raises(ValueError, match=r"decide: got exits of shape \(37,\) from 0 to 3; wanted \(37,\) from 0 to 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"decide: got exits of shape \(37,\) from 0 to 3; wanted \(37,\) from 0 to 2",
+    ):
         measure(network, samples, ["uint8"], lambda logits: np.arange(37) % 4)
     with pytest.raises(ValueError, match="labels: got none"):
         measure(network, (samples[0][:0], samples[1][:0]), ["uint8"])
@@ -127,7 +152,9 @@ def test_what_cannot_be_measured_is_refused(network, samples):
 
 def test_png_sizes_are_those_of_the_files(tmp_path):
     rng = np.random.default_rng(0)
-    images = np.stack([np.zeros((32, 32, 3), np.uint8), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)])
+    images = np.stack(
+        [np.zeros((32, 32, 3), np.uint8), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)]
+    )
     sizes = []
     for image in images:
         Image.fromarray(image).save(tmp_path / "image.png")
@@ -139,15 +166,28 @@ def test_png_sizes_are_those_of_the_files(tmp_path):
     assert png_bytes(images[..., :1])[0] < sizes[0]
 
 
-@pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8), np.uint8)])
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+    ],
+)
 def test_what_is_no_image_has_no_png(images):
-    with pytest.raises(ValueError, match=r"images: got .*; wanted uint8 \(N, H, W, 1\) or \(N, H, W, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"images: got .*; wanted uint8 \(N, H, W, 1\) or \(N, H, W, 3\)"
+    ):
         png_bytes(images)
 
 
 def test_real_images_take_three_quarters_of_their_raw_size_as_png(real_data):
-    rows = pq.read_table(real_data / "test-00000-of-00001.parquet", columns=["img"])["img"][:2000].to_pylist()
+    rows = pq.read_table(real_data / "test-00000-of-00001.parquet", columns=["img"])["img"][
+        :2000
+    ].to_pylist()
     images = np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in rows])
     raw, png = image_rows(images)
     assert raw.bytes_per_sample == 3072
-    assert png.bytes_per_sample == pytest.approx(2306, rel=0.05)  # copies of the data set and builds of zlib differ by a few percent
+    assert png.bytes_per_sample == pytest.approx(
+        2306, rel=0.05
+    )  # copies of the data set and builds of zlib differ by a few percent

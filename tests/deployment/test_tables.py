@@ -14,7 +14,10 @@ from tests.deployment.exit_tables import random_case, table_of
 
 
 def three_roles():
-    return [table_of(random_case(k, 10 + k)[0], kind, first_id=100 * k) for k, kind in enumerate((FitTable, CalibrationTable, TestTable))]
+    return [
+        table_of(random_case(k, 10 + k)[0], kind, first_id=100 * k)
+        for k, kind in enumerate((FitTable, CalibrationTable, TestTable))
+    ]
 
 
 @pytest.fixture
@@ -33,19 +36,33 @@ def test_what_a_run_writes_is_read_again(written):
         again = read[table.role]
         assert type(again) is type(table)
         for name in ("logits", "labels", "sample_ids", "client_ids"):
-            assert (getattr(again, name) == getattr(table, name)).all() and getattr(again, name).dtype == getattr(table, name).dtype
+            assert (getattr(again, name) == getattr(table, name)).all() and getattr(
+                again, name
+            ).dtype == getattr(table, name).dtype
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda a: a.pop("client_ids"), "client_ids is missing"),
-        (lambda a: a.update(labels=a["labels"][:-1]), r"rows don't match: logits 33, labels \(32,\); wanted one row a sample in each"),
-        (lambda a: a.update(role=np.where(a["role"] == "fit", "train", a["role"])), "got the role 'train'; wanted fit, calibrate, test"),
-        (lambda a: a["logits"].__setitem__((1, slice(2), 0), np.nan), "the logits of 2 of 33 samples hold NaN or infinity"),
+        (
+            lambda a: a.update(labels=a["labels"][:-1]),
+            r"rows don't match: logits 33, labels \(32,\); wanted one row a sample in each",
+        ),
+        (
+            lambda a: a.update(role=np.where(a["role"] == "fit", "train", a["role"])),
+            "got the role 'train'; wanted fit, calibrate, test",
+        ),
+        (
+            lambda a: a["logits"].__setitem__((1, slice(2), 0), np.nan),
+            "the logits of 2 of 33 samples hold NaN or infinity",
+        ),
         (lambda a: a.update(labels=a["labels"] + 0.5), "labels: got float64; wanted integers"),
         (lambda a: a.update(logits=a["logits"][0]), r"wanted floats \(exits, samples, classes\)"),
-        (lambda a: a["sample_ids"].__setitem__(0, 100), "the roles 'fit' and 'calibrate' share 1 samples; wanted none"),
+        (
+            lambda a: a["sample_ids"].__setitem__(0, 100),
+            "the roles 'fit' and 'calibrate' share 1 samples; wanted none",
+        ),
     ],
 )
 def test_each_fault_of_a_file_has_its_message(written, change, message):
@@ -73,10 +90,22 @@ def test_roles_that_overlap_or_differ_are_refused():
     check_roles(fit, calibrate, test)
     with pytest.raises(DataError, match="the roles 'calibrate' and 'test' share 3 samples"):
         check_roles(fit, calibrate, table_of(random_case(0, 8)[0], TestTable, first_id=108))
-    twice = CalibrationTable(calibrate.logits, calibrate.labels, np.full(11, 5), calibrate.client_ids)
+    twice = CalibrationTable(
+        calibrate.logits, calibrate.labels, np.full(11, 5), calibrate.client_ids
+    )
     with pytest.raises(DataError, match="the role 'calibrate' holds 10 of its 11 samples twice"):
         check_roles(twice)
-    with pytest.raises(DataError, match="the role 'fit' has 3 exits, 'test' has 2; wanted tables of one network"):
+    with pytest.raises(
+        DataError, match="the role 'fit' has 3 exits, 'test' has 2; wanted tables of one network"
+    ):
         check_roles(fit, table_of(random_case(0, 8, num_exits=2)[0], TestTable, first_id=900))
     with pytest.raises(DataError, match="the role 'fit' has 2 classes, 'test' has 5"):
-        check_roles(fit, TestTable(np.zeros((3, 4, 5), np.float32), np.zeros(4, np.int64), 900 + np.arange(4), np.zeros(4, np.int64)))
+        check_roles(
+            fit,
+            TestTable(
+                np.zeros((3, 4, 5), np.float32),
+                np.zeros(4, np.int64),
+                900 + np.arange(4),
+                np.zeros(4, np.int64),
+            ),
+        )

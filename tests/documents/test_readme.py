@@ -39,7 +39,9 @@ QUICK = [
 def test_the_readme_names_both_make_commands():
     assert {"make demo", "make test"} <= set(COMMANDS)
     targets = (ROOT / "Makefile").read_text()
-    assert all(f"\n{command.split()[1]}:" in targets for command in COMMANDS if command.startswith("make "))
+    assert all(
+        f"\n{command.split()[1]}:" in targets for command in COMMANDS if command.startswith("make ")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,12 @@ def finished(tmp_path_factory):
 
 def run_in(folder, arguments, **environment):
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 
@@ -82,7 +89,9 @@ def test_every_shipped_configuration_runs(config, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize("command", [command for command in PYTHON if "runs/quickstart" not in command])
+@pytest.mark.parametrize(
+    "command", [command for command in PYTHON if "runs/quickstart" not in command]
+)
 def test_a_command_of_the_readme_runs(command, tmp_path):
     """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
     arguments = shlex.split(command)[1:]
@@ -94,7 +103,12 @@ def test_a_command_of_the_readme_runs(command, tmp_path):
         if "sweep" in command:
             arguments[arguments.index("--seeds") + 1] = "1"
         if "deployment" in command:  # every message starts a process on each node
-            arguments += ["--set", "federation.num_clients=2", "--set", "federation.final_server_epochs=0"]
+            arguments += [
+                "--set",
+                "federation.num_clients=2",
+                "--set",
+                "federation.final_server_epochs=0",
+            ]
         arguments += [
             *(QUICK if "deployment" not in command else QUICK[:2] + QUICK[6:]),
             *([] if REAL_DATA else ["--set", "data.dataset=synthetic"]),
@@ -114,8 +128,8 @@ def test_every_python_block_of_the_readme_runs(finished):
 
 
 def test_paths_named_in_the_readme_exist():
-    names = set(re.findall(r"`((?:configs|docs|benchmarks|simulations|tardis_fl|tests)/[\w./]*)`", README)) | set(
-        re.findall(r"\]\(((?!http)[\w./]+)\)", README)
-    )
+    names = set(
+        re.findall(r"`((?:configs|docs|benchmarks|simulations|tardis_fl|tests)/[\w./]*)`", README)
+    ) | set(re.findall(r"\]\(((?!http)[\w./]+)\)", README))
     assert names
     assert [name for name in names if not (ROOT / name).exists()] == []

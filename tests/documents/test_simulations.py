@@ -6,7 +6,14 @@ import re
 
 import pytest
 
-from simulations.depthfl.run import ARMS, HERE, QUESTIONS, differences_by_exit, lower_end, verdict_of
+from simulations.depthfl.run import (
+    ARMS,
+    HERE,
+    QUESTIONS,
+    differences_by_exit,
+    lower_end,
+    verdict_of,
+)
 from tardis_fl.config import load_config
 from tests.conftest import ROOT
 
@@ -14,10 +21,17 @@ from tests.conftest import ROOT
 def test_the_arms_of_depthfl_differ_in_what_they_are_about_alone():
     configs = {arm: load_config(HERE / "config.yaml", settings) for arm, settings in ARMS.items()}
     assert [group.depth for group in configs["depth_scaled"].groups] == [1, 2, 3]
-    assert {arm: (config.federation.client_exits, config.federation.distillation.teacher) for arm, config in configs.items()} == {
-        "last_exit_only": ("last", "none"), "depth_scaled": ("all", "none"), "mutual_distillation": ("all", "mutual"),
-    }  # fmt: skip
-    assert {better for _, better, _ in QUESTIONS} | {worse for _, _, worse in QUESTIONS} == set(ARMS)
+    assert {
+        arm: (config.federation.client_exits, config.federation.distillation.teacher)
+        for arm, config in configs.items()
+    } == {
+        "last_exit_only": ("last", "none"),
+        "depth_scaled": ("all", "none"),
+        "mutual_distillation": ("all", "mutual"),
+    }
+    assert {better for _, better, _ in QUESTIONS} | {worse for _, _, worse in QUESTIONS} == set(
+        ARMS
+    )
 
 
 def test_differences_are_paired_by_seed():
@@ -34,7 +48,12 @@ def test_differences_are_paired_by_seed():
 def test_verdicts_by_hand():
     def of(*columns):
         seeds = range(len(columns[0]))
-        return verdict_of(differences_by_exit({seed: [column[seed] for column in columns] for seed in seeds}, {seed: [0.0] * len(columns) for seed in seeds}))
+        return verdict_of(
+            differences_by_exit(
+                {seed: [column[seed] for column in columns] for seed in seeds},
+                {seed: [0.0] * len(columns) for seed in seeds},
+            )
+        )
 
     assert of([0.10, 0.11, 0.12], [0.05, 0.05, 0.06]) == "yes, at every exit"
     assert of([0.10, 0.11, 0.12], [0.05, -0.05, 0.06]) == "yes, but some intervals hold 0"

@@ -23,7 +23,10 @@ def test_a_chosen_exit_equals_that_row_of_all_and_computes_nothing_deeper(networ
     network.eval()
     x = torch.randn(2, 3, 32, 32)
     calls = []
-    hooks = [segment.body.register_forward_hook(lambda *_, k=k: calls.append(k)) for k, segment in enumerate(network)]
+    hooks = [
+        segment.body.register_forward_hook(lambda *_, k=k: calls.append(k))
+        for k, segment in enumerate(network)
+    ]
     with torch.no_grad():
         chosen = network(x, exit_chosen=1)
     assert calls == [0, 1]
@@ -48,13 +51,19 @@ def test_bodies_and_exits_must_fit():
     bodies = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     with pytest.raises(ValueError, match="got 2 bodies and 0 exits"):
         EarlyExitNetwork(bodies, nn.ModuleList())
-    network = EarlyExitNetwork(bodies, nn.ModuleList([nn.Linear(4, 3)]))  # the last body ends in logits, as in the seed
+    network = EarlyExitNetwork(
+        bodies, nn.ModuleList([nn.Linear(4, 3)])
+    )  # the last body ends in logits, as in the seed
     assert network(torch.zeros(2, 4)).shape == (2, 2, 3)
 
 
 def test_costs_agree_with_a_count_by_hand():
-    bodies = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 4, 1, bias=False))
-    network = EarlyExitNetwork(bodies, nn.ModuleList([pooled_exit(8, 10), pooled_exit(4, 10, hidden=6)]))
+    bodies = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 4, 1, bias=False)
+    )
+    network = EarlyExitNetwork(
+        bodies, nn.ModuleList([pooled_exit(8, 10), pooled_exit(4, 10, hidden=6)])
+    )
     first, second = segment_costs(network, (3, 16, 16))
     assert (first.macs, second.macs) == (3 * 8 * 9 * 256 + 8 * 10, 8 * 4 * 256 + 4 * 6 + 6 * 10)
     assert (first.num_parameters, first.num_exit_parameters) == (216 + 90, 90)
@@ -69,14 +78,21 @@ def test_costs_agree_with_a_count_by_hand():
 
 def test_exit_logits_do_not_depend_on_the_batch_size(network):
     x = torch.randn(9, 3, 32, 32)
-    whole, parts = (exit_logits(list(network), lambda rows: x[rows], 9, batch_size=size) for size in (9, 4))
+    whole, parts = (
+        exit_logits(list(network), lambda rows: x[rows], 9, batch_size=size) for size in (9, 4)
+    )
     assert whole.shape == (3, 9, 7)
     np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_with_columns_of_different_length_is_refused():
     with pytest.raises(ValueError, match="one row a sample"):
-        CalibrationTable(np.zeros((2, 3, 4), np.float32), np.zeros(3, np.int64), np.zeros(2, np.int64), np.zeros(3, np.int64))
+        CalibrationTable(
+            np.zeros((2, 3, 4), np.float32),
+            np.zeros(3, np.int64),
+            np.zeros(2, np.int64),
+            np.zeros(3, np.int64),
+        )
 
 
 def test_attention_is_counted_in_evaluation_mode_too():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tardis_fl.core.torchvision_guard import import_torchvision
 from tardis_fl.early_exit import (
     EarlyExitNetwork,
     SegmentedEarlyExitNetwork,
@@ -19,7 +20,6 @@ from tardis_fl.early_exit import (
     train_model,
 )
 from tardis_fl.early_exit.scoring.confidence import PerSampleScore
-from tardis_fl.core.torchvision_guard import import_torchvision
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(16, 3, 32, 32, generator=GENERATOR), torch.arange(16) % 10
@@ -34,10 +34,14 @@ def test_the_script_of_the_seeds_readme(criterion, tmp_path):
     torch.manual_seed(0)
     num_classes = 10
     model = import_torchvision("torchvision.models").vgg19(weights=None, num_classes=num_classes)
-    model.classifier = nn.Sequential(nn.Linear(512, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, num_classes))
+    model.classifier = nn.Sequential(
+        nn.Linear(512, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, num_classes)
+    )
     device_side_net = deepcopy(model.features[:7])
     server_side_net = deepcopy(model.features[7:17])
-    cloud_side_net = nn.Sequential(deepcopy(model.features[17:]), nn.Flatten(), deepcopy(model.classifier))
+    cloud_side_net = nn.Sequential(
+        deepcopy(model.features[17:]), nn.Flatten(), deepcopy(model.classifier)
+    )
     core_net = nn.Sequential(device_side_net, server_side_net, cloud_side_net)
     exits = nn.ModuleList(
         [
@@ -53,7 +57,11 @@ def test_the_script_of_the_seeds_readme(criterion, tmp_path):
     exit_to_train = 0
     optimizer = torch.optim.Adam(eenet.exits[exit_to_train].parameters(), lr=1e-4)
     train_model(eenet, trainloader, criterion, optimizer, exit_chosen=exit_to_train)
-    changed = {name.rsplit(".", 2)[0] for name, value in eenet.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.rsplit(".", 2)[0]
+        for name, value in eenet.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed == {"segments.0.exit"}
 
     correct, total = test_all_exits_accuracy(eenet, testloader)
@@ -77,9 +85,16 @@ def eenet():
     with torch.random.fork_rng():
         torch.manual_seed(3)
         core_net = nn.Sequential(
-            nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()), nn.Sequential(nn.Conv2d(4, 8, 3, 2), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(392, 10))
+            nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 8, 3, 2), nn.ReLU()),
+            nn.Sequential(nn.Flatten(), nn.Linear(392, 10)),
         )
-        exits = nn.ModuleList([nn.Sequential(nn.Flatten(), nn.Linear(900, 10)), nn.Sequential(nn.Flatten(), nn.Linear(392, 10))])
+        exits = nn.ModuleList(
+            [
+                nn.Sequential(nn.Flatten(), nn.Linear(900, 10)),
+                nn.Sequential(nn.Flatten(), nn.Linear(392, 10)),
+            ]
+        )
         network = EarlyExitNetwork(core_net, exits)
         for segment in network:  # spread the confidences
             for parameter in segment.parameters():
@@ -119,14 +134,31 @@ class Entropy(nn.Module):
 @pytest.mark.parametrize(
     "function",
     [
-        None, nn.Softmax(dim=0), softmax_max, Entropy(), lambda logits: logits.softmax(dim=1).amax(dim=1),
-        lambda logits: float(logits.softmax(0).max()), lambda logits: logits.softmax(-1)[:, 3],
+        None,
+        nn.Softmax(dim=0),
+        softmax_max,
+        Entropy(),
+        lambda logits: logits.softmax(dim=1).amax(dim=1),
+        lambda logits: float(logits.softmax(0).max()),
+        lambda logits: logits.softmax(-1)[:, 3],
     ],
-    ids=["default", "module over one sample", "scalar of one sample", "one sample or a batch", "wants a batch", "python number", "column of a batch"],
-)  # fmt: skip
+    ids=[
+        "default",
+        "module over one sample",
+        "scalar of one sample",
+        "one sample or a batch",
+        "wants a batch",
+        "python number",
+        "column of a batch",
+    ],
+)
 def test_confidence_functions_of_every_form_decide_sample_by_sample(eenet, function):
     with torch.no_grad():
-        scores = PerSampleScore(function or nn.Softmax(dim=0))(eenet(IMAGES, exit_chosen=0)).sort().values
+        scores = (
+            PerSampleScore(function or nn.Softmax(dim=0))(eenet(IMAGES, exit_chosen=0))
+            .sort()
+            .values
+        )
     middle = float(scores[7:9].mean())
     networks = separate_networks(eenet, [middle, middle], confidence_function=function)
     _, statistics = test_networks(networks, testset, "cpu", batch_size=5)
@@ -172,12 +204,21 @@ def test_thresholds_that_do_not_fit_are_refused(eenet, thresholds, text):
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (lambda logits: torch.ones(3), "confidence function: got (5, 3) for logits of shape (5, 10); wanted one value a sample, (5,)"),
+        (
+            lambda logits: torch.ones(3),
+            "confidence function: got (5, 3) for logits of shape (5, 10); wanted one value a sample, (5,)",
+        ),
         (lambda logits: logits * torch.nan, "got NaN for 5 of 5 samples"),
         (lambda logits: logits.abs().sum() + 2, "wanted [0, 1], up = safer to exit"),
         (lambda logits: logits.no_such_thing, "no_such_thing"),
-        (lambda logits: logits.softmax(dim=1) @ torch.ones(3), "and on a batch of them, of shape (5, 10): size mismatch"),
-        (lambda logits: logits @ torch.ones(3), "confidence function: it failed on the logits of one sample, of shape (10,)"),
+        (
+            lambda logits: logits.softmax(dim=1) @ torch.ones(3),
+            "and on a batch of them, of shape (5, 10): size mismatch",
+        ),
+        (
+            lambda logits: logits @ torch.ones(3),
+            "confidence function: it failed on the logits of one sample, of shape (10,)",
+        ),
     ],
 )
 def test_confidence_functions_that_do_not_work_are_named(eenet, function, text):
@@ -196,10 +237,15 @@ def test_a_network_in_training_mode_does_not_decide(eenet):
 
 def test_exits_that_do_not_fit_say_which_and_what_they_got(eenet):
     eenet.segments[1].exit = nn.Linear(9, 10)
-    with pytest.raises(ValueError, match=r"exit 1 can't take the features of its segment, of shape \(16, 8, 7, 7\): mat1"):
+    with pytest.raises(
+        ValueError,
+        match=r"exit 1 can't take the features of its segment, of shape \(16, 8, 7, 7\): mat1",
+    ):
         eenet(IMAGES)
     eenet.segments[1].exit = nn.Identity()
-    with pytest.raises(ValueError, match=r"exit 1: got logits of shape \(16, 8, 7, 7\).*wanted \(16, classes\)"):
+    with pytest.raises(
+        ValueError, match=r"exit 1: got logits of shape \(16, 8, 7, 7\).*wanted \(16, classes\)"
+    ):
         eenet(IMAGES)
     eenet.segments[1].exit = nn.Sequential(nn.Flatten(), nn.Linear(392, 4))
     with pytest.raises(ValueError, match="exit 1: got 4 classes, exit 0 has 10"):

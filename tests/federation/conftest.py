@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from tardis_fl.federation.transport import messages
 from tardis_fl.federation.engines import CLIENT_APP, run_apps
 from tardis_fl.federation.server.app import build_server_app
+from tardis_fl.federation.transport import messages
 
 
 class Recorder:
@@ -34,7 +34,12 @@ class Recorder:
 def federate(config, recorder=None, *, workers=1, client_app=CLIENT_APP):
     """Runs a federation on this machine and returns what came out."""
     received = []
-    run_apps(build_server_app(config, recorder or Recorder(), received.append), config, workers=workers, client_app=client_app)
+    run_apps(
+        build_server_app(config, recorder or Recorder(), received.append),
+        config,
+        workers=workers,
+        client_app=client_app,
+    )
     return received[0]
 
 
@@ -43,5 +48,8 @@ def fingerprint(trained):
     digest = hashlib.sha256()
     for name, tensor in trained.network.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    payload = [[direction[kind] for kind in (messages.WEIGHTS, messages.FEATURES_KIND)] for direction in (trained.ledger.up, trained.ledger.down)]
+    payload = [
+        [direction[kind] for kind in (messages.WEIGHTS, messages.FEATURES_KIND)]
+        for direction in (trained.ledger.up, trained.ledger.down)
+    ]
     return [digest.hexdigest(), payload]

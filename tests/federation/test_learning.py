@@ -14,44 +14,81 @@ from torch.nn import functional as F
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.data.roles import Role
 from tardis_fl.early_exit.training.losses import Distillation
-from tardis_fl.federation.server.training_plan import Lessons
-from tardis_fl.federation.client.local_training import Lesson, answering_exits, batches, finish_step, train_segments
-from tardis_fl.federation.transport.messages import Counts
-from tardis_fl.federation.client.norm_statistics import PooledStatistics, client_statistics, running_norms
+from tardis_fl.federation.client.local_training import (
+    Objective,
+    answering_exits,
+    batches,
+    finish_step,
+    train_segments,
+)
+from tardis_fl.federation.client.norm_statistics import (
+    PooledStatistics,
+    client_statistics,
+    running_norms,
+)
+from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.server.learning_rate import learning_rate
-from tardis_fl.federation.client.resources import new_network, open_workspace
+from tardis_fl.federation.server.training_plan import TrainingPlan
+from tardis_fl.federation.transport.messages import Counts
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 
 
 def rates(count=10, **settings):
-    return [learning_rate(OptimizerConfig(learning_rate=0.1, **settings), number / count, count) for number in range(count)]
+    return [
+        learning_rate(OptimizerConfig(learning_rate=0.1, **settings), number / count, count)
+        for number in range(count)
+    ]
 
 
 def test_schedules_by_hand():
     assert rates(schedule="constant") == [0.1] * 10
-    assert rates(schedule="linear") == pytest.approx([0.1 * (1 - number / 10) for number in range(10)])
-    assert rates(schedule="cosine") == pytest.approx([0.05 * (1 + math.cos(math.pi * number / 10)) for number in range(10)])
-    assert rates(schedule="exponential", decay=0.5) == pytest.approx([0.1 * 0.5**number for number in range(10)])
-    assert rates(schedule="constant", warmup=0.4) == pytest.approx([0.02, 0.04, 0.06, 0.08, *[0.1] * 6])
+    assert rates(schedule="linear") == pytest.approx(
+        [0.1 * (1 - number / 10) for number in range(10)]
+    )
+    assert rates(schedule="cosine") == pytest.approx(
+        [0.05 * (1 + math.cos(math.pi * number / 10)) for number in range(10)]
+    )
+    assert rates(schedule="exponential", decay=0.5) == pytest.approx(
+        [0.1 * 0.5**number for number in range(10)]
+    )
+    assert rates(schedule="constant", warmup=0.4) == pytest.approx(
+        [0.02, 0.04, 0.06, 0.08, *[0.1] * 6]
+    )
 
 
 @given(
-    schedule=st.sampled_from(["constant", "linear", "cosine", "exponential"]), warmup=st.floats(0, 0.9), count=st.integers(1, 50), steps=st.integers(1, 10**6),
+    schedule=st.sampled_from(["constant", "linear", "cosine", "exponential"]),
+    warmup=st.floats(0, 0.9),
+    count=st.integers(1, 50),
+    steps=st.integers(1, 10**6),
     share=st.floats(0, 1),
-)  # fmt: skip
+)
 def test_no_schedule_leaves_the_range_of_its_start(schedule, warmup, count, steps, share):
     progress = round(share * (steps - 1)) / steps
-    assert 0 < learning_rate(OptimizerConfig(learning_rate=0.1, schedule=schedule, warmup=warmup), progress, count) <= 0.1 + 1e-12
+    assert (
+        0
+        < learning_rate(
+            OptimizerConfig(learning_rate=0.1, schedule=schedule, warmup=warmup), progress, count
+        )
+        <= 0.1 + 1e-12
+    )
 
 
-def one_step(config, lesson):
+def one_step(config, objective):
     """Makes one client step from the initial weights; returns parameters before and after."""
-    network, work = new_network(config, 10), open_workspace(config.model_dump_json())
+    network, work = new_network(config, 10), open_resources(config.model_dump_json())
     before = [parameter.detach().clone() for parameter in network.parameters()]
     indices = work.partition.shard(0).train[:16]
     train_segments(
-        list(network), work.data, indices, config=config, learning_rate=0.05, generator=torch.Generator().manual_seed(0), precision="float32", lesson=lesson
+        list(network),
+        work.data,
+        indices,
+        config=config,
+        learning_rate=0.05,
+        generator=torch.Generator().manual_seed(0),
+        precision="float32",
+        objective=objective,
     )
     return before, list(network.parameters()), (network, work, indices)
 
@@ -67,27 +104,36 @@ PLAIN = (
 
 def test_distillation_adds_its_loss_at_the_weight_of_the_round():
     config = small_config(*PLAIN)
-    lesson = Lesson([1.0, 1.0, 1.0], Distillation("mutual", temperature=2.0), 0.5)
-    before, after, (_, work, indices) = one_step(config, lesson)
+    objective = Objective([1.0, 1.0, 1.0], Distillation("mutual", temperature=2.0), 0.5)
+    before, after, (_, work, indices) = one_step(config, objective)
     network = new_network(config, 10).train()
     order = next(batches(16, 16, torch.Generator().manual_seed(0)))
     x, labels = work.data.batch(torch.from_numpy(indices)[order], None)
     logits = network(x).unbind(1)
     kl = sum(
-        F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1).detach(), reduction="batchmean")
+        F.kl_div(
+            (student / 2).log_softmax(1), (teacher / 2).softmax(1).detach(), reduction="batchmean"
+        )
         for student in logits
         for teacher in logits
         if student is not teacher
     )
-    loss = sum(F.cross_entropy(rows, labels) for rows in logits) + 0.5 * kl / 2 * 4  # over K - 1 = 2 others, times T^2
+    loss = (
+        sum(F.cross_entropy(rows, labels) for rows in logits) + 0.5 * kl / 2 * 4
+    )  # over K - 1 = 2 others, times T^2
     loss.backward()
     for start, end, parameter in zip(before, after, network.parameters(), strict=True):
         torch.testing.assert_close(end, start - 0.05 * parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_distillation_is_ramped_over_the_planned_rounds():
-    lessons = Lessons(small_config("federation.distillation={teacher: last, ramp: 0.5, weight: 2.0}", "federation.rounds=10"))
-    weights = [lessons.request(number)["distillation_weight"] for number in range(1, 11)]
+    plan = TrainingPlan(
+        small_config(
+            "federation.distillation={teacher: last, ramp: 0.5, weight: 2.0}",
+            "federation.rounds=10",
+        )
+    )
+    weights = [plan.request(number)["distillation_weight"] for number in range(1, 11)]
     assert weights[0] == pytest.approx(2 * math.exp(-5))
     assert weights[:6] == sorted(weights[:6])
     assert weights[5:] == [2.0] * 5
@@ -100,14 +146,21 @@ def test_the_proximal_pull_is_the_gradient_of_its_term():
     optimizer = torch.optim.SGD([parameter, untrained], 0.1)
     (parameter * torch.tensor([2.0, 2.0])).sum().backward()
     finish_step(optimizer, [parameter, untrained], OptimizerConfig(), start=start, proximal_mu=4.0)
-    assert parameter.tolist() == pytest.approx([1.0 - 0.1 * (2 + 4 * 0.5), 2.0 - 0.1 * (2 - 4 * 1.0)])
+    assert parameter.tolist() == pytest.approx(
+        [1.0 - 0.1 * (2 + 4 * 0.5), 2.0 - 0.1 * (2 - 4 * 1.0)]
+    )
     assert untrained.tolist() == [5.0]
 
 
 def test_a_strong_proximal_term_keeps_clients_near_the_weights_they_got():
     recorders = [Recorder(), Recorder()]
     for recorder, mu in zip(recorders, (0.0, 5.0), strict=True):
-        federate(small_config(f"federation.proximal_mu={mu}", "federation.rounds=1", "federation.local_epochs=3"), recorder)
+        federate(
+            small_config(
+                f"federation.proximal_mu={mu}", "federation.rounds=1", "federation.local_epochs=3"
+            ),
+            recorder,
+        )
     free, pulled = (recorder.rounds[0].update_norm["median"] for recorder in recorders)
     assert pulled < 0.7 * free
 
@@ -115,21 +168,27 @@ def test_a_strong_proximal_term_keeps_clients_near_the_weights_they_got():
 def test_a_clipped_step_is_no_longer_than_the_limit():
     config = small_config(*PLAIN, "federation.client.clip_norm=0.01")
     before, after, _ = one_step(config, None)
-    length = float(torch.stack([(b - a.detach()).norm() for b, a in zip(before, after, strict=True)]).norm())
+    length = float(
+        torch.stack([(b - a.detach()).norm() for b, a in zip(before, after, strict=True)]).norm()
+    )
     assert length == pytest.approx(0.05 * 0.01, rel=1e-3)
 
 
 def test_early_heavy_weights_fall_by_a_fixed_share():
-    assert small_config("model.exit_weighting=early_heavy").exit_weights == pytest.approx([1.0, math.sqrt(0.3), 0.3])
-    assert small_config("model.exit_weighting=early_heavy", "model.exit_weights=[1, 2, 3]").exit_weights == [1, 2, 3]
+    assert small_config("model.exit_weighting=early_heavy").exit_weights == pytest.approx(
+        [1.0, math.sqrt(0.3), 0.3]
+    )
+    assert small_config(
+        "model.exit_weighting=early_heavy", "model.exit_weights=[1, 2, 3]"
+    ).exit_weights == [1, 2, 3]
 
 
 def test_serving_rates_by_hand():
-    lessons = Lessons(small_config("model.exit_weighting=serving_rate"))
-    assert lessons.exit_weights == [1.0, 1.0, 1.0]
-    lessons.learn_serving_rates(Counts(97, 0.0, (1, 1, 1), (), (49, 39, 9)))
-    assert lessons.exit_weights == pytest.approx([1.5, 1.2, 0.3])
-    uniform = Lessons(small_config())
+    plan = TrainingPlan(small_config("model.exit_weighting=serving_rate"))
+    assert plan.exit_weights == [1.0, 1.0, 1.0]
+    plan.learn_serving_rates(Counts(97, 0.0, (1, 1, 1), (), (49, 39, 9)))
+    assert plan.exit_weights == pytest.approx([1.5, 1.2, 0.3])
+    uniform = TrainingPlan(small_config())
     uniform.learn_serving_rates(Counts(97, 0.0, (1, 1, 1), (), (49, 39, 9)))
     assert uniform.exit_weights == [1.0, 1.0, 1.0]
 
@@ -145,22 +204,38 @@ def test_who_answers_by_hand():
 def test_serving_rates_of_a_federation_are_those_of_its_fit_table(depth):
     """With the codec lossless and no final epochs, the last evaluation saw what the fit table holds."""
     config = small_config(
-        "model.exit_weighting=serving_rate", "federation.serving_score=0.15", "federation.rounds=2", "federation.final_server_epochs=0",
-        "deployment.feature_codec=float32", f"federation.client_depth={depth}",
-    )  # fmt: skip
+        "model.exit_weighting=serving_rate",
+        "federation.serving_score=0.15",
+        "federation.rounds=2",
+        "federation.final_server_epochs=0",
+        "deployment.feature_codec=float32",
+        f"federation.client_depth={depth}",
+    )
     recorder = Recorder()
     trained = federate(config, recorder)
     answers = answering_exits(torch.from_numpy(trained.fit.logits), 0.15, last_answers=True)
-    assert recorder.rounds[-1].validation.answered == tuple(torch.bincount(answers, minlength=3).tolist())
+    assert recorder.rounds[-1].validation.answered == tuple(
+        torch.bincount(answers, minlength=3).tolist()
+    )
     assert recorder.rounds[1].exit_weights != recorder.rounds[0].exit_weights
 
 
 def test_server_optimisers_make_other_weights_of_the_same_updates():
     results = {
-        name: federate(small_config(f"federation.aggregation={{optimizer: {name}, learning_rate: {rate}}}", "federation.rounds=3"))
+        name: federate(
+            small_config(
+                f"federation.aggregation={{optimizer: {name}, learning_rate: {rate}}}",
+                "federation.rounds=3",
+            )
+        )
         for name, rate in (("fedavg", 1.0), ("fedavgm", 1.0), ("fedadam", 0.01), ("fedyogi", 0.01))
     }
-    devices = {name: torch.cat([parameter.detach().flatten() for parameter in next(iter(trained.network)).parameters()]) for name, trained in results.items()}
+    devices = {
+        name: torch.cat(
+            [parameter.detach().flatten() for parameter in next(iter(trained.network)).parameters()]
+        )
+        for name, trained in results.items()
+    }
     assert len({tuple(values.tolist()) for values in devices.values()}) == 4
     assert all(torch.isfinite(values).all() for values in devices.values())
 
@@ -173,23 +248,37 @@ def test_fedbn_clients_go_on_with_norm_layers_of_their_own(monkeypatch):
 
     def watch(segments, data, indices, **options):
         key = int(indices[0])
-        began.setdefault(key, []).append(torch.cat([module.running_mean.clone() for _, module in running_norms(segments)]))
+        began.setdefault(key, []).append(
+            torch.cat([module.running_mean.clone() for _, module in running_norms(segments)])
+        )
         counts = original(segments, data, indices, **options)
-        began[key].append(torch.cat([module.running_mean.clone() for _, module in running_norms(segments)]))
+        began[key].append(
+            torch.cat([module.running_mean.clone() for _, module in running_norms(segments)])
+        )
         return counts
 
     monkeypatch.setattr(client_app, "train_segments", watch)
-    federate(small_config("model.norm=batch_local", "data.partition.scheme=dirichlet", "data.partition.min_samples=10"))
+    federate(
+        small_config(
+            "model.norm=batch_local",
+            "data.partition.scheme=dirichlet",
+            "data.partition.min_samples=10",
+        )
+    )
     assert len(began) == 3
     for first_start, first_end, second_start, _ in began.values():
         assert torch.equal(second_start, first_end)
         assert not torch.equal(first_start, first_end)
     began.clear()
     federate(small_config("data.partition.scheme=dirichlet", "data.partition.min_samples=10"))
-    assert all(not torch.equal(second_start, first_end) for _, first_end, second_start, _ in began.values())
+    assert all(
+        not torch.equal(second_start, first_end) for _, first_end, second_start, _ in began.values()
+    )
 
 
-def test_fedbn_rounds_are_evaluated_with_own_norms_and_the_deployment_with_their_average(monkeypatch):
+def test_fedbn_rounds_are_evaluated_with_own_norms_and_the_deployment_with_their_average(
+    monkeypatch,
+):
     from tardis_fl.federation import client_app
 
     used = []
@@ -200,7 +289,11 @@ def test_fedbn_rounds_are_evaluated_with_own_norms_and_the_deployment_with_their
         return original(segments, *arguments, **options)
 
     monkeypatch.setattr(client_app, "held_out_logits", watch)
-    federate(small_config("model.norm=batch_local", "federation.final_server_epochs=0", "federation.rounds=1"))
+    federate(
+        small_config(
+            "model.norm=batch_local", "federation.final_server_epochs=0", "federation.rounds=1"
+        )
+    )
     evaluated, tables = used[:3], used[3:]
     assert not torch.equal(evaluated[0], evaluated[1])
     assert len(tables) == 6  # three clients, two roles
@@ -211,7 +304,10 @@ def test_fedbn_rounds_are_evaluated_with_own_norms_and_the_deployment_with_their
 @given(seed=st.integers(0, 100), sizes=st.lists(st.integers(2, 40), min_size=1, max_size=5))
 def test_pooled_statistics_are_those_of_all_samples_together(seed, sizes):
     generator, pooled = torch.Generator().manual_seed(seed), PooledStatistics()
-    parts = [torch.randn(size, 3, generator=generator, dtype=torch.float64) * (number + 1) + number for number, size in enumerate(sizes)]
+    parts = [
+        torch.randn(size, 3, generator=generator, dtype=torch.float64) * (number + 1) + number
+        for number, size in enumerate(sizes)
+    ]
     for part in parts:
         pooled.add({"0.0.mean": part.mean(0), "0.0.var": part.var(0, unbiased=False)}, len(part))
     layer, everything = torch.nn.BatchNorm1d(3).double(), torch.cat(parts)
@@ -222,7 +318,7 @@ def test_pooled_statistics_are_those_of_all_samples_together(seed, sizes):
 
 def test_a_clients_statistics_are_those_of_its_own_samples():
     config = small_config("data.augment=false")
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     segments, indices = list(new_network(config, 10))[:1], work.partition.shard(0).train
     momenta = [module.momentum for _, module in running_norms(segments)]
     found = client_statistics(segments, work.data, indices, torch.Generator().manual_seed(0))
@@ -236,15 +332,22 @@ def test_a_clients_statistics_are_those_of_its_own_samples():
 
 
 def test_recalibration_moves_the_running_statistics_of_held_segments_alone():
-    plain, recalibrated = (federate(small_config(f"federation.recalibrate_norm={flag}", "federation.final_server_epochs=0")) for flag in ("false", "true"))
+    plain, recalibrated = (
+        federate(
+            small_config(f"federation.recalibrate_norm={flag}", "federation.final_server_epochs=0")
+        )
+        for flag in ("false", "true")
+    )
     for name, tensor in plain.network.state_dict().items():
         same = torch.equal(tensor, recalibrated.network.state_dict()[name])
-        assert same == (not (name.startswith("segments.0.") and name.endswith(("running_mean", "running_var")))), name
+        assert same == (
+            not (name.startswith("segments.0.") and name.endswith(("running_mean", "running_var")))
+        ), name
 
 
 def test_training_counts_what_it_saw():
     config = small_config("federation.local_epochs=2")
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     network, shard = new_network(config, 10), work.partition.shard(0)
     counts = train_segments(
         list(network)[:2],

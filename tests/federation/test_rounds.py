@@ -6,41 +6,60 @@ import numpy as np
 import pytest
 import torch
 
+from tardis_fl.core.randomness import Purpose, torch_generator
 from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
 from tardis_fl.federation.client import app as client_module
-from tardis_fl.federation.transport import messages
-from tardis_fl.federation.engines.inline import InlineGrid
+from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.population import Population
+from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.rounds import view_of
+from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.weights import HeldWeights
-from tardis_fl.federation.client.resources import new_network, open_workspace
-from tardis_fl.core.randomness import Purpose, torch_generator
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.reference.federation import plain_sgd
 
 
 def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(
+            a.network.state_dict().values(), b.network.state_dict().values(), strict=True
+        )
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_one_client_with_all_data_equals_plain_sgd_bit_for_bit(momentum):
     config = small_config(
-        "federation.num_clients=1", "federation.rounds=1", "federation.client_depth=3", "federation.final_server_epochs=0",
-        "federation.local_epochs=2", f"federation.client.momentum={momentum}",
-    )  # fmt: skip
+        "federation.num_clients=1",
+        "federation.rounds=1",
+        "federation.client_depth=3",
+        "federation.final_server_epochs=0",
+        "federation.local_epochs=2",
+        f"federation.client.momentum={momentum}",
+    )
     trained = federate(config)
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     network, settings = new_network(config, 10), config.federation.client
     own = torch.from_numpy(work.partition.shard(0).indices(Role.TRAIN))
     plain_sgd(
-        network, work.data.images[own], work.data.labels[own], normalisation=work.data.normalisation, epochs=2, batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate, momentum=momentum, weight_decay=settings.weight_decay,
-        generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, 0), augment=True,
-    )  # fmt: skip
-    for (name, ours), (_, plain) in zip(trained.network.state_dict().items(), network.state_dict().items(), strict=True):
+        network,
+        work.data.images[own],
+        work.data.labels[own],
+        normalisation=work.data.normalisation,
+        epochs=2,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        momentum=momentum,
+        weight_decay=settings.weight_decay,
+        generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, 0),
+        augment=True,
+    )
+    for (name, ours), (_, plain) in zip(
+        trained.network.state_dict().items(), network.state_dict().items(), strict=True
+    ):
         assert torch.equal(ours, plain), name
 
 
@@ -61,23 +80,34 @@ def test_the_order_in_which_clients_answer_changes_nothing(monkeypatch):
 
 
 def test_selection_follows_seed_and_round_and_has_the_configured_size():
-    config = small_config("federation.num_clients=40", "federation.client_fraction=0.25", "data.synthetic.num_train=1000")
+    config = small_config(
+        "federation.num_clients=40",
+        "federation.client_fraction=0.25",
+        "data.synthetic.num_train=1000",
+    )
     chosen = [Population(config).choose(number) for number in range(1, 30)]
     assert {len(clients) for clients in chosen} == {10}
     assert all(clients == sorted(set(clients)) for clients in chosen)
     assert chosen[0] == Population(config).choose(1) != chosen[1]
-    assert chosen[0] != Population(small_config("federation.num_clients=40", "federation.client_fraction=0.25", "seed=9")).choose(1)
+    assert chosen[0] != Population(
+        small_config("federation.num_clients=40", "federation.client_fraction=0.25", "seed=9")
+    ).choose(1)
     assert set().union(*chosen) == set(range(40))
 
 
 def test_only_chosen_clients_train_and_every_segment_is_trained():
     recorder = Recorder()
-    config = small_config("federation.num_clients=4", "federation.client_fraction=0.5", "federation.rounds=3")
+    config = small_config(
+        "federation.num_clients=4", "federation.client_fraction=0.5", "federation.rounds=3"
+    )
     before = new_network(config, 10).state_dict()
     trained = federate(config, recorder)
     for record in recorder.rounds:
         assert record.clients == tuple(Population(config).choose(record.round))
-        assert record.train.num_samples == sum(open_workspace(config.model_dump_json()).partition.shard(client).train.size for client in record.clients)
+        assert record.train.num_samples == sum(
+            open_resources(config.model_dump_json()).partition.shard(client).train.size
+            for client in record.clients
+        )
     for name, tensor in trained.network.state_dict().items():
         assert not torch.equal(tensor, before[name]), f"{name} was not trained"
     assert recorder.epochs[0].clients == (0, 1, 2, 3)
@@ -87,14 +117,16 @@ def test_only_chosen_clients_train_and_every_segment_is_trained():
 def test_every_depth_trains_and_its_tables_hold_the_roles_of_all_clients(depth):
     config = small_config(f"federation.client_depth={depth}")
     trained = federate(config)
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     for table, role in ((trained.fit, Role.FIT), (trained.calibrate, Role.CALIBRATE)):
         expected = np.concatenate([shard.indices(role) for shard in work.partition.shards()])
         assert table.sample_ids.tolist() == expected.tolist()
         assert np.array_equal(table.labels, work.dataset.train.labels[expected])
         assert table.logits.shape == (3, len(expected), 10)
     training = {int(i) for shard in work.partition.shards() for i in shard.train}
-    assert not training & ({*trained.fit.sample_ids.tolist()} | {*trained.calibrate.sample_ids.tolist()})
+    assert not training & (
+        {*trained.fit.sample_ids.tolist()} | {*trained.calibrate.sample_ids.tolist()}
+    )
     assert (trained.ledger.up["features"] > trained.ledger.down["features"] == 0) is True
     assert len(trained.rounds) == 2
 
@@ -105,9 +137,14 @@ def test_held_out_tables_equal_what_the_final_network_computes():
 
     config = small_config("deployment.feature_codec=float32")
     trained = federate(config)
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     ids = torch.from_numpy(trained.calibrate.sample_ids)
-    logits = exit_logits(list(trained.network), lambda rows: work.data.batch(ids[rows], None)[0], len(ids), transfer=transfer("float32"))
+    logits = exit_logits(
+        list(trained.network),
+        lambda rows: work.data.batch(ids[rows], None)[0],
+        len(ids),
+        transfer=transfer("float32"),
+    )
     np.testing.assert_allclose(trained.calibrate.logits, logits, atol=1e-5)
 
 
@@ -117,21 +154,35 @@ def test_the_ledger_counts_what_travels():
     held = HeldWeights(list(trained.network)[:1]).flatten()
     one = sum(len(array.data) for array in messages.pack_tensors(held).values())
     assert trained.ledger.up["weights"] == 3 * one
-    assert trained.ledger.down["weights"] == 3 * one * 6  # train, features, evaluate; features, evaluate of the final epoch; tables
+    assert (
+        trained.ledger.down["weights"] == 3 * one * 6
+    )  # train, features, evaluate; features, evaluate of the final epoch; tables
     feature_bytes = 2 * 16 * 16  # channels x height x width at width 4, a byte each
     num_train, num_fit, num_calibrate = (
-        sum(len(s.indices(role)) for s in open_workspace(config.model_dump_json()).partition.shards()) for role in (Role.TRAIN, Role.FIT, Role.CALIBRATE)
+        sum(
+            len(s.indices(role))
+            for s in open_resources(config.model_dump_json()).partition.shards()
+        )
+        for role in (Role.TRAIN, Role.FIT, Role.CALIBRATE)
     )
     payload = (2 * num_train + 3 * num_fit + num_calibrate) * feature_bytes
     assert payload < trained.ledger.up["features"] < 1.35 * payload + 50_000
 
 
 def test_final_epochs_share_the_configured_number_of_views(monkeypatch):
-    config = small_config("federation.final_server_epochs=5", "federation.final_feature_views=2", "federation.rounds=1")
+    config = small_config(
+        "federation.final_server_epochs=5",
+        "federation.final_feature_views=2",
+        "federation.rounds=1",
+    )
     assert [view_of(epoch, config=config) for epoch in range(5)] == [0, 0, 0, 1, 1]
     requests = []
     original = client_module.training_features
-    monkeypatch.setattr(client_module, "training_features", lambda *args, **options: requests.append(1) or original(*args, **options))
+    monkeypatch.setattr(
+        client_module,
+        "training_features",
+        lambda *args, **options: requests.append(1) or original(*args, **options),
+    )
     recorder = Recorder()
     federate(config, recorder)
     assert len(requests) == 3 * (1 + 2)  # three clients: one round, two views
@@ -146,7 +197,7 @@ class Saboteur:
 
         def train_segments(segments, data, indices, **options):
             counts = original(segments, data, indices, **options)
-            shards = open_workspace(options["config"].model_dump_json()).partition.shards()
+            shards = open_resources(options["config"].model_dump_json()).partition.shards()
             client = next(shard.client for shard in shards if np.array_equal(shard.train, indices))
             if client in clients:
                 how(segments)
@@ -201,5 +252,14 @@ def test_all_clients_failing_always_ends_the_run(monkeypatch):
 
 
 def test_a_diverging_server_says_which_rate_to_lower():
-    with pytest.raises(RunError, match=r"server's training diverged \(its loss or weights are not finite\); lower federation.server.learning_rate"):
-        federate(small_config("federation.server.learning_rate=1.0e+30", "federation.server.schedule=constant", "federation.rounds=6"))
+    with pytest.raises(
+        RunError,
+        match=r"server's training diverged \(its loss or weights are not finite\); lower federation.server.learning_rate",
+    ):
+        federate(
+            small_config(
+                "federation.server.learning_rate=1.0e+30",
+                "federation.server.schedule=constant",
+                "federation.rounds=6",
+            )
+        )

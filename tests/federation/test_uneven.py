@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tardis_fl.data.roles import Role
-from tardis_fl.federation.client.local_training import Lesson, train_segments
-from tardis_fl.federation.conditions.population import Population
-from tardis_fl.federation.client.resources import new_network, open_workspace
 from tardis_fl.core.randomness import Purpose, torch_generator
+from tardis_fl.data.roles import Role
+from tardis_fl.federation.client.local_training import Objective, train_segments
+from tardis_fl.federation.client.resources import new_network, open_resources
+from tardis_fl.federation.conditions.population import Population
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.reference.federation import uneven_round
@@ -28,13 +28,26 @@ FOUR = (
 
 def trained_alone(config, client):
     """Trains one client's segments from the initial weights; returns its tensors by the network's names."""
-    network, work, depth = new_network(config, 10), open_workspace(config.model_dump_json()), Population(config).depth(client)
+    network, work, depth = (
+        new_network(config, 10),
+        open_resources(config.model_dump_json()),
+        Population(config).depth(client),
+    )
     shard = work.partition.shard(client)
     train_segments(
-        list(network)[:depth], work.data, shard.train, config=config, learning_rate=config.federation.client.learning_rate,
-        generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, client), precision="float32",
-    )  # fmt: skip
-    held = {name: tensor for name, tensor in network.state_dict().items() if int(name.split(".")[1]) < depth}
+        list(network)[:depth],
+        work.data,
+        shard.train,
+        config=config,
+        learning_rate=config.federation.client.learning_rate,
+        generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, client),
+        precision="float32",
+    )
+    held = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if int(name.split(".")[1]) < depth
+    }
     return held, len(shard.train)
 
 
@@ -42,7 +55,9 @@ def test_each_segment_is_averaged_over_the_clients_that_hold_it():
     config = small_config(*FOUR)
     depths = [Population(config).depth(client) for client in range(4)]
     assert sorted(depths) == [1, 1, 2, 3]
-    expected = uneven_round(new_network(config, 10).state_dict(), [trained_alone(config, client) for client in range(4)])
+    expected = uneven_round(
+        new_network(config, 10).state_dict(), [trained_alone(config, client) for client in range(4)]
+    )
     ours = federate(config).network.state_dict()
     for name, tensor in expected.items():
         torch.testing.assert_close(ours[name], tensor, msg=name)
@@ -51,10 +66,19 @@ def test_each_segment_is_averaged_over_the_clients_that_hold_it():
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_group_of_all_clients_is_the_same_as_no_groups(depth):
     alike = federate(small_config(f"federation.client_depth={depth}"))
-    grouped = federate(small_config(f"federation.fleet=[{{name: all, share: 1.0, depth: {depth}}}]"))
-    assert all(torch.equal(a, b) for a, b in zip(alike.network.state_dict().values(), grouped.network.state_dict().values(), strict=True))
+    grouped = federate(
+        small_config(f"federation.fleet=[{{name: all, share: 1.0, depth: {depth}}}]")
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            alike.network.state_dict().values(), grouped.network.state_dict().values(), strict=True
+        )
+    )
     assert np.array_equal(alike.calibrate.logits, grouped.calibrate.logits)
-    assert alike.ledger == grouped.ledger or alike.ledger.up["weights"] == grouped.ledger.up["weights"]
+    assert (
+        alike.ledger == grouped.ledger or alike.ledger.up["weights"] == grouped.ledger.up["weights"]
+    )
 
 
 def test_shallow_clients_send_and_receive_fewer_weights():
@@ -68,24 +92,31 @@ def test_tables_and_evaluations_cover_all_exits_whatever_a_client_holds():
     config = small_config(*FOUR, "deployment.feature_codec=float32")
     recorder = Recorder()
     trained = federate(config, recorder)
-    work = open_workspace(config.model_dump_json())
+    work = open_resources(config.model_dump_json())
     for table, role in ((trained.fit, Role.FIT), (trained.calibrate, Role.CALIBRATE)):
-        ids = torch.from_numpy(np.concatenate([shard.indices(role) for shard in work.partition.shards()]))
+        ids = torch.from_numpy(
+            np.concatenate([shard.indices(role) for shard in work.partition.shards()])
+        )
         assert table.sample_ids.tolist() == ids.tolist()
         with torch.no_grad():
             expected = trained.network.eval()(work.data.batch(ids, None)[0]).transpose(0, 1)
         np.testing.assert_allclose(table.logits, expected, atol=1e-5)
     validation = recorder.rounds[0].validation
-    assert validation.correct == tuple((trained.fit.logits.argmax(2) == trained.fit.labels).sum(1).tolist())
+    assert validation.correct == tuple(
+        (trained.fit.logits.argmax(2) == trained.fit.labels).sum(1).tolist()
+    )
 
 
 def test_counts_of_training_have_a_denominator_for_each_exit():
     config = small_config(*FOUR)
     recorder = Recorder()
     federate(config, recorder)
-    work, population = open_workspace(config.model_dump_json()), Population(config)
+    work, population = open_resources(config.model_dump_json()), Population(config)
     sizes = [len(work.partition.shard(client).train) for client in range(4)]
-    expected = tuple(sum(size for client, size in enumerate(sizes) if population.depth(client) > exit) for exit in range(3))
+    expected = tuple(
+        sum(size for client, size in enumerate(sizes) if population.depth(client) > exit)
+        for exit in range(3)
+    )
     assert recorder.rounds[0].train.seen == expected
 
 
@@ -93,12 +124,24 @@ TWO = "federation.fleet=[{name: a, share: 0.5, depth: 1}, {name: b, share: 0.5, 
 
 
 def moved(before, after, segment):
-    return any(not torch.equal(before[name], after[name]) for name in before if name.startswith(f"segments.{segment}."))
+    return any(
+        not torch.equal(before[name], after[name])
+        for name in before
+        if name.startswith(f"segments.{segment}.")
+    )
 
 
 def test_the_server_trains_what_nobody_holds_and_leaves_the_rest_to_the_clients():
-    config = small_config("federation.num_clients=4", TWO, "federation.rounds=1", "federation.final_server_epochs=0")
-    untouched = small_config("federation.num_clients=4", TWO, "federation.rounds=1", "federation.final_server_epochs=1", "federation.server_epochs=0")
+    config = small_config(
+        "federation.num_clients=4", TWO, "federation.rounds=1", "federation.final_server_epochs=0"
+    )
+    untouched = small_config(
+        "federation.num_clients=4",
+        TWO,
+        "federation.rounds=1",
+        "federation.final_server_epochs=1",
+        "federation.server_epochs=0",
+    )
     with_server, clients_first = federate(config), federate(untouched)
     ours, theirs = with_server.network.state_dict(), clients_first.network.state_dict()
     assert not moved(ours, theirs, 0)
@@ -108,34 +151,62 @@ def test_the_server_trains_what_nobody_holds_and_leaves_the_rest_to_the_clients(
 
 
 def test_segments_that_some_hold_are_trained_by_both_clients_first():
-    base = ("federation.num_clients=4", TWO, "federation.rounds=1", "federation.final_server_epochs=0", "federation.server.learning_rate=1.0e-4")
+    base = (
+        "federation.num_clients=4",
+        TWO,
+        "federation.rounds=1",
+        "federation.final_server_epochs=0",
+        "federation.server.learning_rate=1.0e-4",
+    )
     config = small_config(*base, "federation.server_segments=deeper")
     both, averaged = federate(config), federate(small_config(*base))
-    start, ours, theirs = new_network(config, 10).state_dict(), both.network.state_dict(), averaged.network.state_dict()
+    start, ours, theirs = (
+        new_network(config, 10).state_dict(),
+        both.network.state_dict(),
+        averaged.network.state_dict(),
+    )
     assert not moved(ours, theirs, 0)
     assert moved(ours, theirs, 1)
-    name = next(name for name in start if name.startswith("segments.1.") and name.endswith("weight"))
-    assert (ours[name] - theirs[name]).norm() < (ours[name] - start[name]).norm()  # the server goes on from the average
+    name = next(
+        name for name in start if name.startswith("segments.1.") and name.endswith("weight")
+    )
+    assert (ours[name] - theirs[name]).norm() < (
+        ours[name] - start[name]
+    ).norm()  # the server goes on from the average
     server = both.rounds[0].server
     assert server.seen == (server.num_samples,) * 2
-    assert server.num_samples == both.rounds[0].train.num_samples  # every client sends features of what all of them hold
+    assert (
+        server.num_samples == both.rounds[0].train.num_samples
+    )  # every client sends features of what all of them hold
 
 
 def test_only_the_last_exit_is_trained_and_averaged_over_those_for_whom_it_is_the_last():
     config = small_config(*FOUR, "federation.client_exits=last")
     population, recorder = Population(config), Recorder()
     ours = federate(config, recorder).network.state_dict()
-    work, updates = open_workspace(config.model_dump_json()), []
+    work, updates = open_resources(config.model_dump_json()), []
     for client in range(4):
-        network, depth, shard = new_network(config, 10), population.depth(client), work.partition.shard(client)
+        network, depth, shard = (
+            new_network(config, 10),
+            population.depth(client),
+            work.partition.shard(client),
+        )
         train_segments(
-            list(network)[:depth], work.data, shard.train, config=config, learning_rate=config.federation.client.learning_rate,
-            generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, client), precision="float32", lesson=Lesson([0.0] * (depth - 1) + [1.0]),
-        )  # fmt: skip
+            list(network)[:depth],
+            work.data,
+            shard.train,
+            config=config,
+            learning_rate=config.federation.client.learning_rate,
+            generator=torch_generator(config.seed, Purpose.LOCAL_TRAINING, 1, client),
+            precision="float32",
+            objective=Objective([0.0] * (depth - 1) + [1.0]),
+        )
         held = {
-            name: tensor for name, tensor in network.state_dict().items()
-            if int(name.split(".")[1]) < depth and (".body." in name or int(name.split(".")[1]) == depth - 1)
-        }  # fmt: skip
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if int(name.split(".")[1]) < depth
+            and (".body." in name or int(name.split(".")[1]) == depth - 1)
+        }
         updates.append((held, len(shard.train)))
     for name, tensor in uneven_round(new_network(config, 10).state_dict(), updates).items():
         torch.testing.assert_close(ours[name], tensor, msg=name)

@@ -16,14 +16,23 @@ def aggregate(updates, rule):
         holders = [(update[key], weight) for update, weight in updates if key in update]
         weights, like = [weight for _, weight in holders], holders[0][0]
         coordinates = list(zip(*(tensor.flatten().tolist() for tensor, _ in holders), strict=True))
-        values = [rule(values, weights) if like.is_floating_point() else max(values) for values in coordinates]
+        values = [
+            rule(values, weights) if like.is_floating_point() else max(values)
+            for values in coordinates
+        ]
         result[key] = torch.tensor(values, dtype=like.dtype).reshape(like.shape)
     return result
 
 
 def weighted_mean(values, weights):
     """Computes exactly, and rounds once."""
-    return float(sum(Fraction(value) * Fraction(weight) for value, weight in zip(values, weights, strict=True)) / sum(map(Fraction, weights)))
+    return float(
+        sum(
+            Fraction(value) * Fraction(weight)
+            for value, weight in zip(values, weights, strict=True)
+        )
+        / sum(map(Fraction, weights))
+    )
 
 
 def median(values, weights):
@@ -49,12 +58,19 @@ def trimmed_mean(trim_fraction):
 
 def clip(update, reference, mask, max_norm):
     """Clips one flat update, given as lists, to a norm."""
-    norm = math.sqrt(sum((new - old) ** 2 for new, old, is_parameter in zip(update, reference, mask, strict=True) if is_parameter))
+    norm = math.sqrt(
+        sum(
+            (new - old) ** 2
+            for new, old, is_parameter in zip(update, reference, mask, strict=True)
+            if is_parameter
+        )
+    )
     if norm <= max_norm:
         return update, norm
     return [
-        old + (new - old) / norm * max_norm if is_parameter else new for new, old, is_parameter in zip(update, reference, mask, strict=True)
-    ], norm  # fmt: skip
+        old + (new - old) / norm * max_norm if is_parameter else new
+        for new, old, is_parameter in zip(update, reference, mask, strict=True)
+    ], norm
 
 
 def server_steps(optimizer, start, targets, *, learning_rate, momentum, beta2, tau):

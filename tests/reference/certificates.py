@@ -11,14 +11,21 @@ def binomial_cdf(k, n, p):
 
 def hoeffding_bentkus(loss_sum, n, epsilon):
     risk = min(loss_sum / n, epsilon)
-    divergence = (risk * math.log(risk / epsilon) if risk > 0 else 0.0) + (1 - risk) * math.log((1 - risk) / (1 - epsilon))
-    return min(1.0, math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(loss_sum), n, epsilon))
+    divergence = (risk * math.log(risk / epsilon) if risk > 0 else 0.0) + (1 - risk) * math.log(
+        (1 - risk) / (1 - epsilon)
+    )
+    return min(
+        1.0, math.exp(-n * divergence), math.e * binomial_cdf(math.ceil(loss_sum), n, epsilon)
+    )
 
 
 def loss_at(scores, losses, threshold):
     """The loss of each sample at the first exit whose score reaches the threshold."""
     num_exits, num_samples = len(losses), len(losses[0])
-    exits = [next((k for k in range(num_exits - 1) if scores[k][i] >= threshold), num_exits - 1) for i in range(num_samples)]
+    exits = [
+        next((k for k in range(num_exits - 1) if scores[k][i] >= threshold), num_exits - 1)
+        for i in range(num_samples)
+    ]
     return [losses[exits[i]][i] for i in range(num_samples)]
 
 

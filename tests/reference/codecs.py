@@ -28,7 +28,9 @@ def send(sample, codec):
     else:
         bits = 8 if quantiser == "uint8" else int(quantiser[0])
         low, high = values.min(), values.max()
-        scale = max(np.float32((float(high) - float(low)) / (2**bits - 1)), np.finfo(np.float32).tiny)
+        scale = max(
+            np.float32((float(high) - float(low)) / (2**bits - 1)), np.finfo(np.float32).tiny
+        )
         codes = np.clip(np.round((values - low) / scale), 0, 2**bits - 1).astype(np.uint8)
         header, payload = struct.pack("<ff", low, scale), packed(codes.ravel(), bits)
         arrives = codes.astype(np.float32) * scale + low
@@ -42,10 +44,16 @@ def send(sample, codec):
 def deployed_with(network, images, labels, codec, thresholds):
     """Sends one sample at a time through all segments; it is answered where the largest softmax probability reaches the threshold.
 
-    Returns right answers of each exit, right answers where deployed, samples each exit answers, and for each boundary the bytes of those that cross it.
+    Returns right answers of each exit, right answers where deployed, samples each exit answers, and
+    for each boundary the bytes of those that cross it.
     """
     num_exits = len(network)
-    right, answered_right, exit_counts, crossing = [0] * num_exits, 0, [0] * num_exits, [[] for _ in range(num_exits - 1)]
+    right, answered_right, exit_counts, crossing = (
+        [0] * num_exits,
+        0,
+        [0] * num_exits,
+        [[] for _ in range(num_exits - 1)],
+    )
     for image, label in zip(images, labels, strict=True):
         x, answer = image[None], None
         for number, segment in enumerate(network):

@@ -18,7 +18,10 @@ def one_by_one(networks, images, transfer=None):
                 network.eval()
                 x = network.network(x)
                 logits = network.exit(x)
-                if network.threshold is None or float(network.score(logits)[0]) >= network.threshold:
+                if (
+                    network.threshold is None
+                    or float(network.score(logits)[0]) >= network.threshold
+                ):
                     break
                 if transfer:
                     x = transfer(x)
@@ -32,7 +35,9 @@ def outcome_at(scores, correct, threshold):
     num_exits, num_samples = correct.shape
     right, counts = 0, [0] * num_exits
     for sample in range(num_samples):
-        exit = next((k for k in range(num_exits - 1) if scores[k, sample] >= threshold), num_exits - 1)
+        exit = next(
+            (k for k in range(num_exits - 1) if scores[k, sample] >= threshold), num_exits - 1
+        )
         counts[exit] += 1
         right += int(correct[exit, sample])
     return right, counts
@@ -48,16 +53,27 @@ def expected_calibration_error(confidence, correct, num_bins):
     """Goes over the bins one by one."""
     total = 0.0
     for number in range(num_bins):
-        inside = [i for i, c in enumerate(confidence) if min(math.floor(c * num_bins), num_bins - 1) == number]
+        inside = [
+            i
+            for i, c in enumerate(confidence)
+            if min(math.floor(c * num_bins), num_bins - 1) == number
+        ]
         if inside:
-            total += len(inside) / len(confidence) * abs(np.mean([confidence[i] for i in inside]) - np.mean([correct[i] for i in inside]))
+            total += (
+                len(inside)
+                / len(confidence)
+                * abs(
+                    np.mean([confidence[i] for i in inside]) - np.mean([correct[i] for i in inside])
+                )
+            )
     return total
 
 
 def seed_test_networks(networks, dataset):
     """The loop of TARDIS Early Exit: one sample at a time through segments of a batch of one, until one is confident.
 
-    Returns accuracy, statistics by exit, and the exit of each sample. It says `>` where this project says `>=`.
+    Returns accuracy, statistics by exit, and the exit of each sample. It says `>` where this
+    project says `>=`.
     """
     softmax = torch.nn.Softmax(dim=0)
     statistics = {number: {"correct": 0, "total": 0} for number in range(len(networks))}

@@ -13,17 +13,38 @@ def weighted_mean(states, weights):
     for name in states[0]:
         tensors = [state[name] for state in states]
         if tensors[0].is_floating_point():
-            total = sum(weight * tensor.double() for weight, tensor in zip(weights, tensors, strict=True))
+            total = sum(
+                weight * tensor.double() for weight, tensor in zip(weights, tensors, strict=True)
+            )
             mean[name] = (total / sum(weights)).to(tensors[0].dtype)
         else:
             mean[name] = torch.stack(tensors).amax(0)
     return mean
 
 
-def plain_sgd(network, images, labels, *, normalisation, epochs, batch_size, learning_rate, momentum, weight_decay, generator, augment):
+def plain_sgd(
+    network,
+    images,
+    labels,
+    *,
+    normalisation,
+    epochs,
+    batch_size,
+    learning_rate,
+    momentum,
+    weight_decay,
+    generator,
+    augment,
+):
     """Trains a whole network with all exits as one would without any federation."""
     network.train()
-    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=momentum > 0,
+    )
     for _ in range(epochs):
         for rows in torch.randperm(len(labels), generator=generator).split(batch_size):
             batch = crop_and_flip(images[rows], generator) if augment else images[rows]
@@ -41,13 +62,16 @@ def uneven_round(state, updates):
 
     Args:
         state: Tensors by name before the round.
-        updates: Pairs of a client's tensors by name, fewer for shallow clients, and its number of samples.
+        updates: Pairs of a client's tensors by name, fewer for shallow clients, and its number of
+            samples.
     """
     averaged = dict(state)
     for name in state:
         held = [(update[name], count) for update, count in updates if name in update]
         if held:
-            averaged[name] = weighted_mean([{name: tensor} for tensor, _ in held], [count for _, count in held])[name]
+            averaged[name] = weighted_mean(
+                [{name: tensor} for tensor, _ in held], [count for _, count in held]
+            )[name]
     return averaged
 
 
@@ -64,8 +88,16 @@ def split_step_by_step(network, views, *, depth, weights, learning_rate, momentu
     """
     network.train()
     segments = list(network)
-    options = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay, "nesterov": momentum > 0}
-    parts = [[parameter for segment in side for parameter in segment.parameters()] for side in (segments[:depth], segments[depth:])]
+    options = {
+        "lr": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "nesterov": momentum > 0,
+    }
+    parts = [
+        [parameter for segment in side for parameter in segment.parameters()]
+        for side in (segments[:depth], segments[depth:])
+    ]
     optimizers = [torch.optim.SGD(part, **options) for part in parts]
     for x, labels in views:
         loss = torch.zeros(())

@@ -10,7 +10,9 @@ def outcome(scores, correct, thresholds):
     num_exits, num_samples = correct.shape
     right, counts = 0, [0] * num_exits
     for sample in range(num_samples):
-        exit = next((k for k in range(num_exits - 1) if scores[k][sample] >= thresholds[k]), num_exits - 1)
+        exit = next(
+            (k for k in range(num_exits - 1) if scores[k][sample] >= thresholds[k]), num_exits - 1
+        )
         counts[exit] += 1
         right += int(correct[exit][sample])
     return right, tuple(counts)

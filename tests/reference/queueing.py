@@ -67,11 +67,17 @@ def one_by_one(arrivals, services, num_servers=1):
 
 def batch_by_batch(arrivals, service_s, num_servers, *, size, wait_s, cost):
     """Returns when each job's batch is done, by asking at every moment at which something may change."""
-    waiting, free, done = list(range(len(arrivals))), [float("-inf")] * num_servers, [None] * len(arrivals)
+    waiting, free, done = (
+        list(range(len(arrivals))),
+        [float("-inf")] * num_servers,
+        [None] * len(arrivals),
+    )
     while waiting:
         server = min(range(num_servers), key=lambda k: free[k])
         oldest = arrivals[waiting[0]]
-        moments = sorted({free[server], oldest, oldest + wait_s, *(arrivals[job] for job in waiting)})
+        moments = sorted(
+            {free[server], oldest, oldest + wait_s, *(arrivals[job] for job in waiting)}
+        )
         for now in moments:
             here = [job for job in waiting if arrivals[job] <= now]
             if now >= free[server] and here and (len(here) >= size or now >= oldest + wait_s):

@@ -25,6 +25,11 @@ def mutual_distillation(logits, temperature):
     for i, student in enumerate(logits):
         for j, teacher in enumerate(logits):
             if i != j:
-                p, q = F.softmax(teacher.double() / temperature, -1), F.softmax(student.double() / temperature, -1)
-                total = total + temperature**2 * (p * (p.log() - q.log())).sum(-1).mean() / (len(logits) - 1)
+                p, q = (
+                    F.softmax(teacher.double() / temperature, -1),
+                    F.softmax(student.double() / temperature, -1),
+                )
+                total = total + temperature**2 * (p * (p.log() - q.log())).sum(-1).mean() / (
+                    len(logits) - 1
+                )
     return total

@@ -16,20 +16,33 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.runs.folder import EPOCH_CHECKPOINT, ROUND_CHECKPOINT, RunFolder
 from tardis_fl.report.terminal import Screen
-from tardis_fl.simulate import simulate
+from tardis_fl.runs.folder import EPOCH_CHECKPOINT, ROUND_CHECKPOINT, RunFolder
+from tardis_fl.workflows.experiment import simulate
 from tests.conftest import ROOT, SMALL, small_config
 
 EVERYTHING = (  # every kind of state that a round leaves behind
-    "seed=6", "federation.rounds=4", "federation.client_fraction=0.7", "federation.final_server_epochs=3", "federation.final_feature_views=2",
-    "federation.feature_buffer_rounds=2", "federation.aggregation.optimizer=fedyogi", "federation.aggregation.learning_rate=0.05",
-    "federation.recalibrate_norm=true", "model.norm=batch_local", "model.exit_weighting=serving_rate", "federation.serving_score=0.2",
-    "federation.distillation.teacher=mutual", "federation.num_clients=6", "federation.max_failed_fraction=0.9",
+    "seed=6",
+    "federation.rounds=4",
+    "federation.client_fraction=0.7",
+    "federation.final_server_epochs=3",
+    "federation.final_feature_views=2",
+    "federation.feature_buffer_rounds=2",
+    "federation.aggregation.optimizer=fedyogi",
+    "federation.aggregation.learning_rate=0.05",
+    "federation.recalibrate_norm=true",
+    "model.norm=batch_local",
+    "model.exit_weighting=serving_rate",
+    "federation.serving_score=0.2",
+    "federation.distillation.teacher=mutual",
+    "federation.num_clients=6",
+    "federation.max_failed_fraction=0.9",
     "federation.fleet=[{name: a, share: 0.5, depth: 1, device: rpi-4b, link: wifi}, {name: b, share: 0.5, depth: 2, device: rpi-zero-2w, link: 3g}]",
-    "federation.deadline_s=1.0", "federation.late_updates=discount",
-    "federation.server_segments=deeper", "federation.faults=[{kind: dropout, probability: 0.2}, {kind: straggler, probability: 0.5, factor: 20}, {kind: repeat, probability: 0.3}]",
-)  # fmt: skip
+    "federation.deadline_s=1.0",
+    "federation.late_updates=discount",
+    "federation.server_segments=deeper",
+    "federation.faults=[{kind: dropout, probability: 0.2}, {kind: straggler, probability: 0.5, factor: 20}, {kind: repeat, probability: 0.3}]",
+)
 
 
 class StopError(Exception):
@@ -44,15 +57,24 @@ def outcome(folder):
     report = json.loads((folder / "report.json").read_text())
     report["federation"].pop("seconds")
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    epochs = (folder / "final_epochs.jsonl").read_text().splitlines() if (folder / "final_epochs.jsonl").exists() else []
+    epochs = (
+        (folder / "final_epochs.jsonl").read_text().splitlines()
+        if (folder / "final_epochs.jsonl").exists()
+        else []
+    )
     for record in rounds:
         record.pop("seconds")
-    weights = {path.name: load_file(path) for path in sorted((folder / "model").glob("*.safetensors"))}
+    weights = {
+        path.name: load_file(path) for path in sorted((folder / "model").glob("*.safetensors"))
+    }
     return report, rounds, len(epochs), weights
 
 
 def assert_same(ours, theirs):
-    (report, rounds, epochs, weights), (other_report, other_rounds, other_epochs, other_weights) = outcome(ours), outcome(theirs)
+    (report, rounds, epochs, weights), (other_report, other_rounds, other_epochs, other_weights) = (
+        outcome(ours),
+        outcome(theirs),
+    )
     assert rounds == other_rounds
     assert epochs == other_epochs
     assert weights.keys() == other_weights.keys()
@@ -104,10 +126,17 @@ def test_everything_that_a_round_leaves_behind_was_there(uninterrupted):
 @pytest.mark.parametrize(
     ("method", "count"),
     [
-        ("append_round", 1), ("write_round_checkpoint", 1), ("append_round", 3), ("write_round_checkpoint", 3), ("append_final_epoch", 1),
-        ("append_final_epoch", 2), ("write_epoch_checkpoint", 3), ("write_exit_table", 1), ("write_reports", 1),
+        ("append_round", 1),
+        ("write_round_checkpoint", 1),
+        ("append_round", 3),
+        ("write_round_checkpoint", 3),
+        ("append_final_epoch", 1),
+        ("append_final_epoch", 2),
+        ("write_epoch_checkpoint", 3),
+        ("write_exit_table", 1),
+        ("write_reports", 1),
     ],
-)  # fmt: skip
+)
 def test_killed_anywhere_it_ends_the_same(uninterrupted, tmp_path, method, count):
     config, folder = small_config(*EVERYTHING), tmp_path / "run"
     run_until_killed(config, folder, method, count)
@@ -117,14 +146,18 @@ def test_killed_anywhere_it_ends_the_same(uninterrupted, tmp_path, method, count
 
 def test_killed_twice_it_ends_the_same(uninterrupted, tmp_path):
     config, folder = small_config(*EVERYTHING), tmp_path / "run"
-    for resume, (method, count) in enumerate((("append_round", 2), ("write_round_checkpoint", 2), ("append_final_epoch", 2))):
+    for resume, (method, count) in enumerate(
+        (("append_round", 2), ("write_round_checkpoint", 2), ("append_final_epoch", 2))
+    ):
         run_until_killed(config, folder, method, count, resume=bool(resume))
     simulate(config, folder, quiet(), resume=True)
     assert_same(folder, uninterrupted)
 
 
 def test_split_training_resumes_too(tmp_path):
-    config = small_config("federation.split=true", "federation.rounds=3", "federation.final_server_epochs=0")
+    config = small_config(
+        "federation.split=true", "federation.rounds=3", "federation.final_server_epochs=0"
+    )
     simulate(config, tmp_path / "whole", quiet())
     run_until_killed(config, tmp_path / "run", "append_round", 3)
     simulate(config, tmp_path / "run", quiet(), resume=True)
@@ -133,21 +166,50 @@ def test_split_training_resumes_too(tmp_path):
 
 def test_kill_9_in_the_middle_of_a_real_process(tmp_path):
     (tmp_path / "c.yaml").write_text(SMALL)
-    command = [sys.executable, "-m", "tardis_fl.simulate", "c.yaml", "--set", "federation.rounds=20"]
+    command = [
+        sys.executable,
+        "-m",
+        "tardis_fl.simulate",
+        "c.yaml",
+        "--set",
+        "federation.rounds=20",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "--name", "whole"], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    process = subprocess.Popen([*command, "--name", "run"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--name", "whole"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    process = subprocess.Popen(
+        [*command, "--name", "run"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    )
     rounds = tmp_path / "runs" / "run" / "rounds.jsonl"
     deadline = time.monotonic() + 120
-    while not (rounds.exists() and rounds.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+    while (
+        not (rounds.exists() and rounds.read_text().count("\n") >= 3)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = subprocess.run([*command, "--name", "run", "--resume"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--name", "run", "--resume"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert "going on after" in done.stdout
     assert (tmp_path / "runs" / "run" / "rounds.jsonl").read_text().count("\n") == 20
     ours, theirs = (outcome(tmp_path / "runs" / name) for name in ("run", "whole"))
-    assert all(tensor.equal(theirs[3][name][key]) for name, tensors in ours[3].items() for key, tensor in tensors.items())
+    assert all(
+        tensor.equal(theirs[3][name][key])
+        for name, tensors in ours[3].items()
+        for key, tensor in tensors.items()
+    )
 
 
 def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_planned(tmp_path):
@@ -156,7 +218,9 @@ def test_a_finished_run_goes_on_with_more_rounds_as_if_they_had_been_planned(tmp
     simulate(small_config(*constant, "federation.rounds=3"), tmp_path / "run", quiet(), resume=True)
     simulate(small_config(*constant, "federation.rounds=3"), tmp_path / "whole", quiet())
     assert_same(tmp_path / "run", tmp_path / "whole")
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["federation"]["rounds"] == 3
+    assert (
+        yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["federation"]["rounds"] == 3
+    )
 
 
 @pytest.fixture
@@ -171,7 +235,9 @@ def test_another_configuration_is_refused_and_named(interrupted):
         ConfigError,
         match=r"is of another configuration: federation.client.learning_rate differs \(federation.client.learning_rate: 0.05 there, 0.1 now\); a resumed run may change only name, federation.rounds",
     ):
-        simulate(small_config("federation.client.learning_rate=0.1"), interrupted, quiet(), resume=True)
+        simulate(
+            small_config("federation.client.learning_rate=0.1"), interrupted, quiet(), resume=True
+        )
     with pytest.raises(ConfigError, match=r"seed, model.width differ \(seed: 3 there, 4 now\)"):
         simulate(small_config("seed=4", "model.width=8"), interrupted, quiet(), resume=True)
     assert (interrupted / "config.yaml").read_text() == before
@@ -180,36 +246,55 @@ def test_another_configuration_is_refused_and_named(interrupted):
 def test_a_deployment_that_did_not_come_out_is_changed_without_training_again(tmp_path):
     """A load that no queue holds shows only after the training; its checkpoint stays, and the deployment may change."""
     heavy = [
-        "deployment.hardware={devices: [mcu-stm32l4r5, rpi-4b, rpi-4b], links: [wifi, wifi]}", "deployment.load={num_devices: 2, rate: 1.0e+6, num_requests: 100}",
-    ]  # fmt: skip
+        "deployment.hardware={devices: [mcu-stm32l4r5, rpi-4b, rpi-4b], links: [wifi, wifi]}",
+        "deployment.load={num_devices: 2, rate: 1.0e+6, num_requests: 100}",
+    ]
     with pytest.raises(RunError, match="its queue grows without end"):
         simulate(small_config(*heavy), tmp_path / "run", quiet())
     assert not (tmp_path / "run" / "report.json").exists()
     lines = (tmp_path / "run" / "rounds.jsonl").read_text()
     report = simulate(small_config(), tmp_path / "run", quiet(), resume=True)
     assert (tmp_path / "run" / "rounds.jsonl").read_text() == lines
-    assert report.operating_point == simulate(small_config(), tmp_path / "whole", quiet()).operating_point
-    with pytest.raises(ConfigError, match=r"deployment.feature_codec differs .* and deployment, but for deployment.feature_codec"):
-        simulate(small_config("deployment.feature_codec=float32"), tmp_path / "run", quiet(), resume=True)
+    assert (
+        report.operating_point
+        == simulate(small_config(), tmp_path / "whole", quiet()).operating_point
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"deployment.feature_codec differs .* and deployment, but for deployment.feature_codec",
+    ):
+        simulate(
+            small_config("deployment.feature_codec=float32"), tmp_path / "run", quiet(), resume=True
+        )
 
 
 def test_fewer_rounds_than_are_complete_are_refused(tmp_path):
     simulate(small_config(), tmp_path / "run", quiet())
-    with pytest.raises(ConfigError, match=r"federation.rounds: got 1; 2 rounds are complete in .*wanted as many or more"):
+    with pytest.raises(
+        ConfigError,
+        match=r"federation.rounds: got 1; 2 rounds are complete in .*wanted as many or more",
+    ):
         simulate(small_config("federation.rounds=1"), tmp_path / "run", quiet(), resume=True)
 
 
 def test_a_truncated_checkpoint_is_one_message(interrupted):
     path = interrupted / ROUND_CHECKPOINT
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RunError, match=r"round.safetensors: this checkpoint is damaged or none of ours .*start anew with another --name"):
+    with pytest.raises(
+        RunError,
+        match=r"round.safetensors: this checkpoint is damaged or none of ours .*start anew with another --name",
+    ):
         simulate(small_config(), interrupted, quiet(), resume=True)
 
 
 def test_other_images_are_refused(interrupted):
     environment = json.loads((interrupted / "environment.json").read_text())
-    (interrupted / "environment.json").write_text(json.dumps(environment | {"data_hash": "another"}))
-    with pytest.raises(ConfigError, match=r"these are other images than those that the run in .* began with"):
+    (interrupted / "environment.json").write_text(
+        json.dumps(environment | {"data_hash": "another"})
+    )
+    with pytest.raises(
+        ConfigError, match=r"these are other images than those that the run in .* began with"
+    ):
         simulate(small_config(), interrupted, quiet(), resume=True)
 
 
@@ -228,7 +313,10 @@ def test_a_change_of_threads_is_not_forgotten_over_two_interruptions(tmp_path):
     run_until_killed(config, folder, "append_round", 2, resume=True)
     report = simulate(config, folder, quiet(), resume=True)
     assert any("went on with other threads" in warning for warning in report.warnings)
-    assert [sitting["threads"] for sitting in json.loads((folder / "environment.json").read_text())["earlier_sittings"]] == [64, 1]
+    assert [
+        sitting["threads"]
+        for sitting in json.loads((folder / "environment.json").read_text())["earlier_sittings"]
+    ] == [64, 1]
 
 
 def test_a_finished_run_is_left_as_it_is_with_its_reference_rows(tmp_path):
@@ -245,17 +333,23 @@ def test_a_finished_run_is_left_as_it_is_with_its_reference_rows(tmp_path):
         "num_failures": 0,
         "seconds": 1.0,
     }
-    path.write_text(json.dumps(report | {"reference_rows": [row | {"bytes_up": {}, "bytes_down": {}}]}))
+    path.write_text(
+        json.dumps(report | {"reference_rows": [row | {"bytes_up": {}, "bytes_down": {}}]})
+    )
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     again = simulate(small_config(), tmp_path / "run", quiet(), resume=True)
     assert again.reference_rows[0].name == "x"
-    assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert before == {
+        file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()
+    }
 
 
 def test_other_images_leave_the_old_report_where_it_is(tmp_path):
     simulate(small_config(), tmp_path / "run", quiet())
     environment = tmp_path / "run" / "environment.json"
-    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"data_hash": "another"}))
+    environment.write_text(
+        json.dumps(json.loads(environment.read_text()) | {"data_hash": "another"})
+    )
     with pytest.raises(ConfigError, match="these are other images"):
         simulate(small_config("federation.rounds=3"), tmp_path / "run", quiet(), resume=True)
     assert (tmp_path / "run" / "report.json").exists()

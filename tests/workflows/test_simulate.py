@@ -19,20 +19,65 @@ from tardis_fl.cli import app
 from tardis_fl.config import parse_config
 from tardis_fl.errors import ConfigError, DataError, RunError
 from tardis_fl.report.terminal import Screen
-from tardis_fl.simulate import simulate
+from tardis_fl.workflows.experiment import simulate
 from tests.conftest import ROOT, SMALL, hear_ctrl_c, small_config
 
 CONTRACT = {
-    "exits": {"tier", "accuracy", "num_parameters", "num_exit_parameters", "macs", "temperature", "ece", "auroc"},
+    "exits": {
+        "tier",
+        "accuracy",
+        "num_parameters",
+        "num_exit_parameters",
+        "macs",
+        "temperature",
+        "ece",
+        "auroc",
+    },
     "operating_point": {
-        "policy", "thresholds", "accuracy", "accuracy_interval", "exit_counts", "exit_fractions", "offload_rate", "escalation_rates",
-        "conditional_escalation_rates", "bytes_per_sample", "macs_per_sample", "latency_ms", "device_energy_mj",
+        "policy",
+        "thresholds",
+        "accuracy",
+        "accuracy_interval",
+        "exit_counts",
+        "exit_fractions",
+        "offload_rate",
+        "escalation_rates",
+        "conditional_escalation_rates",
+        "bytes_per_sample",
+        "macs_per_sample",
+        "latency_ms",
+        "device_energy_mj",
     },
     "dataset": {"name", "source", "num_train", "num_calibration", "num_test", "synthetic"},
-    "federation": {"rounds", "num_clients", "clients_per_round", "bytes_up", "bytes_down", "seconds"},
-    "baselines": {"device_only", "edge_only", "cloud_only_raw_image", "random_escalation", "oracle"},
-}  # fmt: skip
-TOP = {"name", "seed", "dataset", "exits", "operating_point", "certificate", "baselines", "federation", "last_round", "best_round", "warnings"}
+    "federation": {
+        "rounds",
+        "num_clients",
+        "clients_per_round",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+    },
+    "baselines": {
+        "device_only",
+        "edge_only",
+        "cloud_only_raw_image",
+        "random_escalation",
+        "oracle",
+    },
+}
+TOP = {
+    "name",
+    "seed",
+    "dataset",
+    "exits",
+    "operating_point",
+    "certificate",
+    "baselines",
+    "federation",
+    "last_round",
+    "best_round",
+    "warnings",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +109,9 @@ def test_the_run_folder_holds_what_the_contract_names(finished):
         "report.html",
     }
     assert parse_config((folder / "config.yaml").read_text()) == small_config()
-    assert [json.loads(line)["round"] for line in (folder / "rounds.jsonl").read_text().splitlines()] == [1, 2]
+    assert [
+        json.loads(line)["round"] for line in (folder / "rounds.jsonl").read_text().splitlines()
+    ] == [1, 2]
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["flwr"].startswith("1.41")
     assert environment["precision"] == "float32"
@@ -76,8 +123,16 @@ def test_report_json_keeps_its_contract(finished):
     for section, keys in CONTRACT.items():
         rows = report[section] if isinstance(report[section], list) else [report[section]]
         assert all(row.keys() >= keys for row in rows)
-    assert all(row.keys() >= {"accuracy", "offload_rate", "bytes_per_sample"} for row in report["baselines"].values())
-    assert report["certificate"] is report["operating_point"]["latency_ms"] is report["operating_point"]["device_energy_mj"] is None
+    assert all(
+        row.keys() >= {"accuracy", "offload_rate", "bytes_per_sample"}
+        for row in report["baselines"].values()
+    )
+    assert (
+        report["certificate"]
+        is report["operating_point"]["latency_ms"]
+        is report["operating_point"]["device_energy_mj"]
+        is None
+    )
 
 
 def test_the_report_agrees_with_the_exit_table_it_was_made_from(finished):
@@ -92,16 +147,23 @@ def test_the_report_agrees_with_the_exit_table_it_was_made_from(finished):
     accuracies = (logits.argmax(2) == labels).mean(1)
     assert accuracies.tolist() == [row["accuracy"] for row in report["exits"]]
     scores = np.stack(
-        [np.exp(z := rows.astype(float) / row["temperature"]).max(1) / np.exp(z).sum(1) for rows, row in zip(logits, report["exits"], strict=True)]
+        [
+            np.exp(z := rows.astype(float) / row["temperature"]).max(1) / np.exp(z).sum(1)
+            for rows, row in zip(logits, report["exits"], strict=True)
+        ]
     )
     first = scores[0] >= point["thresholds"][0]
     second = ~first & (scores[1] >= point["thresholds"][1])
     exits = np.where(first, 0, np.where(second, 1, 2))
     assert np.bincount(exits, minlength=3).tolist() == point["exit_counts"]
-    assert (logits.argmax(2)[exits, np.arange(90)] == labels).mean() == pytest.approx(point["accuracy"])
+    assert (logits.argmax(2)[exits, np.arange(90)] == labels).mean() == pytest.approx(
+        point["accuracy"]
+    )
     assert point["offload_rate"] == pytest.approx((exits > 0).mean())
     boundary = [row["bytes"] for row in report["boundaries"]]
-    assert point["bytes_per_sample"] == pytest.approx((exits > 0).mean() * boundary[0] + (exits > 1).mean() * boundary[1])
+    assert point["bytes_per_sample"] == pytest.approx(
+        (exits > 0).mean() * boundary[0] + (exits > 1).mean() * boundary[1]
+    )
 
 
 def test_rates_and_counts_of_the_report_are_consistent(finished):
@@ -114,7 +176,9 @@ def test_rates_and_counts_of_the_report_are_consistent(finished):
     assert sum(row["num_samples"] for row in report["classes"]) == 90
     assert np.sum(report["clients"]["label_counts"]) == 240
     effect = report["escalation_effect"]
-    assert effect["num_fixed"] - effect["num_broken"] == round((point["accuracy"] - report["baselines"]["device_only"]["accuracy"]) * 90)
+    assert effect["num_fixed"] - effect["num_broken"] == round(
+        (point["accuracy"] - report["baselines"]["device_only"]["accuracy"]) * 90
+    )
     assert report["baselines"]["oracle"]["accuracy"] >= point["accuracy"]
     assert report["federation"]["raw_images_bytes"] == report["dataset"]["num_train"] * 3072
 
@@ -135,7 +199,15 @@ def test_html_is_self_contained_and_both_texts_tell_the_result(finished):
 
 def test_the_screen_shows_plan_partition_progress_and_the_reports_path(finished):
     folder, screen = finished
-    for part in ("takes       about", "who holds what", "round 2/2  held-out", "left", "server epoch 1/1", "operating point", "report.html"):
+    for part in (
+        "takes       about",
+        "who holds what",
+        "round 2/2  held-out",
+        "left",
+        "server epoch 1/1",
+        "operating point",
+        "report.html",
+    ):
         assert part in screen
     assert str(folder) in screen.replace("\n", "")
 
@@ -149,29 +221,51 @@ def test_the_same_configuration_gives_the_same_figures(finished, tmp_path):
 
 
 def test_plain_fedavg_of_the_whole_network_runs_too(tmp_path):
-    config = small_config("federation.client_depth=3", "deployment.thresholds=[0.3, 0.3]", "deployment.max_accuracy_drop=null")
+    config = small_config(
+        "federation.client_depth=3",
+        "deployment.thresholds=[0.3, 0.3]",
+        "deployment.max_accuracy_drop=null",
+    )
     report = simulate(config, tmp_path / "run", Screen(Console(file=io.StringIO())))
     assert report.operating_point.thresholds == [0.3, 0.3]
     assert report.federation.client_depth == 3
-    assert report.warnings[0] == "clients train all segments (federation.client_depth 3), so federation.final_server_epochs, federation.server had no effect"
+    assert (
+        report.warnings[0]
+        == "clients train all segments (federation.client_depth 3), so federation.final_server_epochs, federation.server had no effect"
+    )
 
 
 def test_the_second_backbone_runs_through_the_same_job(tmp_path):
     config = parse_config(
-        SMALL.replace("width: 4, ", "backbone: vgg19, "), overrides=["federation.rounds=1", "data.synthetic.num_train=90", "data.synthetic.num_test=20"]
+        SMALL.replace("width: 4, ", "backbone: vgg19, "),
+        overrides=[
+            "federation.rounds=1",
+            "data.synthetic.num_train=90",
+            "data.synthetic.num_test=20",
+        ],
     )
     report = simulate(config, tmp_path / "run", Screen(Console(file=io.StringIO())))
     assert report.backbone == "vgg19"
     assert [row.shape for row in report.boundaries] == [[128, 16, 16], [256, 8, 8]]
-    assert any("features leaving device (128x16x16) are 32,768 bytes as uint8" in warning for warning in report.warnings)
+    assert any(
+        "features leaving device (128x16x16) are 32,768 bytes as uint8" in warning
+        for warning in report.warnings
+    )
 
 
 def test_a_slice_of_real_cifar10(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("TARDIS_FL_DATA", str(real_data))
     config = small_config(
-        "data.dataset=cifar10", "data.synthetic={}", "data.max_train_samples=3000", "data.max_test_samples=1000", "federation.rounds=4", "model.width=16",
-        "federation.local_epochs=2", "federation.final_server_epochs=3", "runtime.threads=2",
-    )  # fmt: skip
+        "data.dataset=cifar10",
+        "data.synthetic={}",
+        "data.max_train_samples=3000",
+        "data.max_test_samples=1000",
+        "federation.rounds=4",
+        "model.width=16",
+        "federation.local_epochs=2",
+        "federation.final_server_epochs=3",
+        "runtime.threads=2",
+    )
     report = simulate(config, tmp_path / "run", Screen(Console(file=io.StringIO())))
     assert not report.dataset.synthetic
     assert not any("SYNTHETIC" in warning for warning in report.warnings)
@@ -181,21 +275,33 @@ def test_a_slice_of_real_cifar10(real_data, tmp_path, monkeypatch):
 
 def run_cli(*arguments, cwd, **environment):
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
 def test_a_bad_configuration_ends_with_code_2_and_no_traceback(tmp_path):
-    (tmp_path / "bad.yaml").write_text("name: x\nfederation: {rouns: 3}\ndeployment: {max_accuracy_drop: 0.1}\n")
+    (tmp_path / "bad.yaml").write_text(
+        "name: x\nfederation: {rouns: 3}\ndeployment: {max_accuracy_drop: 0.1}\n"
+    )
     done = run_cli("tardis_fl.simulate", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    assert "federation.rouns: got an unknown key with 3; did you mean federation.rounds?" in done.stderr
+    assert (
+        "federation.rouns: got an unknown key with 3; did you mean federation.rounds?"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_missing_data_ends_with_code_3_and_leaves_no_folder(tmp_path):
-    (tmp_path / "c.yaml").write_text("name: x\ndata: {dataset: image_folder, root: nowhere}\ndeployment: {max_accuracy_drop: 0.1}\n")
+    (tmp_path / "c.yaml").write_text(
+        "name: x\ndata: {dataset: image_folder, root: nowhere}\ndeployment: {max_accuracy_drop: 0.1}\n"
+    )
     done = run_cli("tardis_fl.simulate", "c.yaml", cwd=tmp_path)
     assert done.returncode == 3
     assert "nowhere/train: there is no such folder" in done.stderr
@@ -205,18 +311,37 @@ def test_missing_data_ends_with_code_3_and_leaves_no_folder(tmp_path):
 
 def test_ctrl_c_ends_cleanly_and_leaves_a_readable_folder(tmp_path):
     (tmp_path / "c.yaml").write_text(SMALL)
-    command = [sys.executable, "-m", "tardis_fl.simulate", "c.yaml", "--set", "federation.rounds=5000"]
+    command = [
+        sys.executable,
+        "-m",
+        "tardis_fl.simulate",
+        "c.yaml",
+        "--set",
+        "federation.rounds=5000",
+    ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     )
     rounds = tmp_path / "runs" / "small" / "rounds.jsonl"
     deadline = time.monotonic() + 120
-    while not (rounds.exists() and rounds.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+    while (
+        not (rounds.exists() and rounds.read_text().count("\n") >= 2)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "stopped; what was complete is in runs/small, and --resume goes on with it"
+    assert (
+        errors.strip()
+        == "stopped; what was complete is in runs/small, and --resume goes on with it"
+    )
     assert all(json.loads(line) for line in rounds.read_text().splitlines())
     assert (tmp_path / "runs" / "small" / "checkpoint" / "round.safetensors").exists()
 
@@ -225,34 +350,62 @@ def test_commands_of_the_command_line(tmp_path):
     from typer.testing import CliRunner
 
     runner = CliRunner()
-    assert "valid (quickstart: 8 clients" in runner.invoke(app, ["validate", str(ROOT / "configs" / "quickstart.yaml")]).output
-    assert runner.invoke(app, ["validate", str(ROOT / "configs" / "quickstart.yaml"), "--set", "seed=-1"]).exit_code == 2
+    assert (
+        "valid (quickstart: 8 clients"
+        in runner.invoke(app, ["validate", str(ROOT / "configs" / "quickstart.yaml")]).output
+    )
+    assert (
+        runner.invoke(
+            app, ["validate", str(ROOT / "configs" / "quickstart.yaml"), "--set", "seed=-1"]
+        ).exit_code
+        == 2
+    )
     assert json.loads(runner.invoke(app, ["schema"]).output)["title"] == "Config"
     (tmp_path / "one").mkdir()
-    assert "0 entries" in runner.invoke(app, ["cache", "clear"], env={"TARDIS_FL_CACHE": str(tmp_path / "one")}).output
+    assert (
+        "0 entries"
+        in runner.invoke(
+            app, ["cache", "clear"], env={"TARDIS_FL_CACHE": str(tmp_path / "one")}
+        ).output
+    )
 
 
 def test_help_needs_neither_torch_nor_flower():
     probe = "import sys; sys.argv=['x','--help']\nfrom tardis_fl.cli import app\ntry: app()\nexcept SystemExit: pass\nprint([m for m in ('torch','flwr','matplotlib','numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.rstrip().endswith("[]")
     assert "--set" in run_cli("tardis_fl.simulate", "--help", cwd=ROOT).stdout
 
 
 def test_the_resolved_configuration_of_a_run_can_be_run_again(finished):
     resolved = yaml.safe_load((finished[0] / "config.yaml").read_text())
-    assert parse_config(yaml.safe_dump(resolved), overrides=["name=again"]).federation == small_config().federation
+    assert (
+        parse_config(yaml.safe_dump(resolved), overrides=["name=again"]).federation
+        == small_config().federation
+    )
 
 
-HARDWARE = "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [lora-dr5, 4g], radio: lora}"
+HARDWARE = (
+    "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [lora-dr5, 4g], radio: lora}"
+)
 
 
 @pytest.mark.parametrize(
     ("overrides", "error", "expected"),
     [
-        (["deployment.certificate={}"], DataError, "calibration has 48 samples; a certificate at an epsilon of 0.02 and a delta of 0.1 needs at least 114"),
+        (
+            ["deployment.certificate={}"],
+            DataError,
+            "calibration has 48 samples; a certificate at an epsilon of 0.02 and a delta of 0.1 needs at least 114",
+        ),
         ([HARDWARE], ConfigError, "a message of 520 bytes doesn't fit into a frame of 222"),
-        ([HARDWARE, "deployment.feature_codec=2bit", "deployment.latency_budget_ms=0.000001"], RunError, "a budget of 1e-06 for latency_ms can't be met"),
+        (
+            [HARDWARE, "deployment.feature_codec=2bit", "deployment.latency_budget_ms=0.000001"],
+            RunError,
+            "a budget of 1e-06 for latency_ms can't be met",
+        ),
     ],
 )
 def test_what_no_training_can_mend_is_said_before_it(overrides, error, expected, tmp_path):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tardis_fl.cli import app
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.report.results import Report
-from tardis_fl.workflows.sweep import running
+from tardis_fl.workflows.sweep import runs
 from tardis_fl.workflows.sweep.grid import plan_sweep, read_axis
 from tardis_fl.workflows.sweep.intervals import Estimate, t_quantile
 from tests.conftest import SMALL
@@ -58,7 +58,7 @@ def calls(monkeypatch, report):
         noted.append((folder.parent.name, config.seed, resume))
         return report
 
-    monkeypatch.setattr(running, "simulate", instead)
+    monkeypatch.setattr(runs, "simulate", instead)
     return noted
 
 
@@ -71,7 +71,10 @@ def calls(monkeypatch, report):
         ("federation.rounds = 3", ("3",)),
         ("deployment.thresholds=null, [0.5, 0.5]", ("null", "[0.5, 0.5]")),
         ("federation.client.learning_rate=1e-3,0.1", ("1e-3", "0.1")),
-        ("tiers=[{name: a}, {name: b}],[{name: c}, {name: d}]", ("[{name: a}, {name: b}]", "[{name: c}, {name: d}]")),
+        (
+            "tiers=[{name: a}, {name: b}],[{name: c}, {name: d}]",
+            ("[{name: a}, {name: b}]", "[{name: c}, {name: d}]"),
+        ),
     ],
 )
 def test_values_are_the_entries_of_a_yaml_list(option, values):
@@ -81,11 +84,23 @@ def test_values_are_the_entries_of_a_yaml_list(option, values):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("federation.rounds", "--set federation.rounds: got no '='; wanted KEY=V1,V2,..., such as data.partition.alpha=0.1,1.0"),
-        ("federation.rounds=1,,2", "--set federation.rounds: got '1,,2'; wanted YAML values with commas between, such as 0.1,1.0 or [1,1,1],[3,1,1]"),
+        (
+            "federation.rounds",
+            "--set federation.rounds: got no '='; wanted KEY=V1,V2,..., such as data.partition.alpha=0.1,1.0",
+        ),
+        (
+            "federation.rounds=1,,2",
+            "--set federation.rounds: got '1,,2'; wanted YAML values with commas between, such as 0.1,1.0 or [1,1,1],[3,1,1]",
+        ),
         ("federation.rounds=1]", "--set federation.rounds: got '1]'; wanted YAML values"),
-        ("federation.rounds=", "--set federation.rounds: got no value; wanted one or more, such as federation.rounds=V1,V2 (null is a value)"),
-        ("seed=1,2", "--set seed: got 2 values; a sweep repeats every point over seeds; wanted --seeds N, and at most one value here"),
+        (
+            "federation.rounds=",
+            "--set federation.rounds: got no value; wanted one or more, such as federation.rounds=V1,V2 (null is a value)",
+        ),
+        (
+            "seed=1,2",
+            "--set seed: got 2 values; a sweep repeats every point over seeds; wanted --seeds N, and at most one value here",
+        ),
         ("name=a,b", "--set name: got 2 values; a name changes nothing in a run"),
     ],
 )
@@ -96,16 +111,32 @@ def test_an_option_that_cant_be_read_says_why(option, message):
 
 
 def test_the_grid_has_every_combination_with_seeds_that_follow_the_configurations(path):
-    options = ["data.partition.scheme=dirichlet", "data.partition.alpha=1e-1,1", "model.exit_weights=[1,1,1],[3,1,1]", "federation.rounds=5"]
+    options = [
+        "data.partition.scheme=dirichlet",
+        "data.partition.alpha=1e-1,1",
+        "model.exit_weights=[1,1,1],[3,1,1]",
+        "federation.rounds=5",
+    ]
     grid = plan_sweep(path, options, num_seeds=3)
     assert grid.seeds == (3, 4, 5)
     assert grid.fixed == {"data.partition.scheme": "dirichlet", "federation.rounds": 5}
     assert [point.name for point in grid.points] == [
-        "alpha_0.1-exit_weights_1-1-1", "alpha_0.1-exit_weights_3-1-1", "alpha_1-exit_weights_1-1-1", "alpha_1-exit_weights_3-1-1",
-    ]  # fmt: skip
-    assert grid.points[1].settings == {"data.partition.alpha": 0.1, "model.exit_weights": [3.0, 1.0, 1.0]}
+        "alpha_0.1-exit_weights_1-1-1",
+        "alpha_0.1-exit_weights_3-1-1",
+        "alpha_1-exit_weights_1-1-1",
+        "alpha_1-exit_weights_3-1-1",
+    ]
+    assert grid.points[1].settings == {
+        "data.partition.alpha": 0.1,
+        "model.exit_weights": [3.0, 1.0, 1.0],
+    }
     config = grid.points[1].configs[2]
-    assert (config.data.partition.alpha, config.model.exit_weights, config.federation.rounds, config.seed) == (0.1, [3.0, 1.0, 1.0], 5, 5)
+    assert (
+        config.data.partition.alpha,
+        config.model.exit_weights,
+        config.federation.rounds,
+        config.seed,
+    ) == (0.1, [3.0, 1.0, 1.0], 5, 5)
 
 
 def test_a_single_point_is_called_base_and_seed_may_be_set_to_one_value(path):
@@ -115,54 +146,101 @@ def test_a_single_point_is_called_base_and_seed_may_be_set_to_one_value(path):
 
 
 def test_names_of_points_are_short_safe_and_different(path):
-    grid = plan_sweep(path, ["federation.client.learning_rate=0.1,0.2", "federation.server.learning_rate=0.1,0.2"], num_seeds=1)
+    grid = plan_sweep(
+        path,
+        ["federation.client.learning_rate=0.1,0.2", "federation.server.learning_rate=0.1,0.2"],
+        num_seeds=1,
+    )
     assert grid.points[1].name == "client.learning_rate_0.1-server.learning_rate_0.2"
     tiers = "tiers=[{name: a/b}, {name: b}, {name: c}],[{name: a b}, {name: b}, {name: c}],[{name: 'A B'}, {name: b}, {name: c}]"
     names = [point.name for point in plan_sweep(path, [tiers], num_seeds=1).points]
     assert len({name.casefold() for name in names}) == 3
-    assert all(len(name) <= 50 and set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for name in names)
+    assert all(
+        len(name) <= 50
+        and set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+        for name in names
+    )
 
 
 def test_every_configuration_is_checked_before_anything_trains(path, tmp_path):
-    done = sweep(path, tmp_path / "out", "--set", "data.partition.scheme=dirichlet", "--set", "data.partition.alpha=-1,1,0")
+    done = sweep(
+        path,
+        tmp_path / "out",
+        "--set",
+        "data.partition.scheme=dirichlet",
+        "--set",
+        "data.partition.alpha=-1,1,0",
+    )
     assert done.exit_code == 2
-    assert f"error: point data.partition.alpha=-1: {path}: 1 problem in the configuration\n  data.partition.alpha: got -1; wanted greater than 0" in done.stderr
+    assert (
+        f"error: point data.partition.alpha=-1: {path}: 1 problem in the configuration\n  data.partition.alpha: got -1; wanted greater than 0"
+        in done.stderr
+    )
     assert "point data.partition.alpha=0:" in done.stderr
     assert "alpha=1:" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_wrong_with_all_points_is_said_once(path, tmp_path):
-    assert sweep(tmp_path / "none.yaml", tmp_path, "--set", "federation.rounds=1,2").stderr.startswith(f"error: {tmp_path}/none.yaml: there is no such file")
+    assert sweep(
+        tmp_path / "none.yaml", tmp_path, "--set", "federation.rounds=1,2"
+    ).stderr.startswith(f"error: {tmp_path}/none.yaml: there is no such file")
     done = sweep(path, tmp_path, "--set", "federation.rounds=1", "--set", "federation.rounds=2,3")
-    assert done.stderr == "error: --set federation.rounds: got it more than once; wanted all its values in one --set, with commas between\n"
+    assert (
+        done.stderr
+        == "error: --set federation.rounds: got it more than once; wanted all its values in one --set, with commas between\n"
+    )
 
 
 def test_two_points_of_the_same_configuration_are_refused(path):
-    with pytest.raises(ConfigError, match=r"got the same configuration twice \(federation.rounds=2 and federation.rounds=2\); wanted different values"):
+    with pytest.raises(
+        ConfigError,
+        match=r"got the same configuration twice \(federation.rounds=2 and federation.rounds=2\); wanted different values",
+    ):
         plan_sweep(path, ["federation.rounds=2,1,2"], num_seeds=1)
 
 
 def test_the_summary_holds_what_the_runs_reported(finished):
     folder, screen = finished
     summary = json.loads((folder / "out" / "sweep.json").read_text())
-    assert (summary["seeds"], summary["varied"], summary["fixed"]) == ([3, 4], ["federation.rounds"], {"federation.final_server_epochs": 1})
+    assert (summary["seeds"], summary["varied"], summary["fixed"]) == (
+        [3, 4],
+        ["federation.rounds"],
+        {"federation.final_server_epochs": 1},
+    )
     assert [(row["name"], row["settings"], row["num_runs"]) for row in summary["points"]] == [
-        ("rounds_1", {"federation.rounds": 1}, 2), ("rounds_2", {"federation.rounds": 2}, 2),
-    ]  # fmt: skip
+        ("rounds_1", {"federation.rounds": 1}, 2),
+        ("rounds_2", {"federation.rounds": 2}, 2),
+    ]
     for row in summary["points"]:
-        reports = [Report.read(folder / "out" / run["folder"] / "report.json") for run in row["runs"]]
+        reports = [
+            Report.read(folder / "out" / run["folder"] / "report.json") for run in row["runs"]
+        ]
         assert row["accuracy"]["values"] == [report.operating_point.accuracy for report in reports]
-        assert row["offload_rate"]["values"] == [report.operating_point.offload_rate for report in reports]
-        assert row["bytes_per_sample"]["mean"] == pytest.approx(mean(report.operating_point.bytes_per_sample for report in reports))
-        assert row["bytes_up"]["values"] == [sum(report.federation.bytes_up.values()) for report in reports]
+        assert row["offload_rate"]["values"] == [
+            report.operating_point.offload_rate for report in reports
+        ]
+        assert row["bytes_per_sample"]["mean"] == pytest.approx(
+            mean(report.operating_point.bytes_per_sample for report in reports)
+        )
+        assert row["bytes_up"]["values"] == [
+            sum(report.federation.bytes_up.values()) for report in reports
+        ]
         for number, exit in enumerate(row["exit_accuracy"]):
             first, second = exit["values"]
             assert [first, second] == [report.exits[number].accuracy for report in reports]
-            half = 12.706 * abs(first - second) / 2  # n = 2: s = |a - b| / sqrt(2), divided by sqrt(2) again
+            half = (
+                12.706 * abs(first - second) / 2
+            )  # n = 2: s = |a - b| / sqrt(2), divided by sqrt(2) again
             assert exit["interval"] == pytest.approx([exit["mean"] - half, exit["mean"] + half])
-    assert "2 seeds a point: too few to tell a difference from chance; wanted --seeds 3 or more" in summary["warnings"]
-    assert all(f"{position}/4  rounds_{rounds}  seed {seed}  accuracy" in screen for position, rounds, seed in [(1, 1, 3), (2, 2, 3), (3, 1, 4), (4, 2, 4)])
+    assert (
+        "2 seeds a point: too few to tell a difference from chance; wanted --seeds 3 or more"
+        in summary["warnings"]
+    )
+    assert all(
+        f"{position}/4  rounds_{rounds}  seed {seed}  accuracy" in screen
+        for position, rounds, seed in [(1, 1, 3), (2, 2, 3), (3, 1, 4), (4, 2, 4)]
+    )
     assert "round 1/1" not in screen
     assert "warning: 2 seeds a point" in screen
 
@@ -174,7 +252,10 @@ def test_the_table_in_markdown_has_a_row_a_point(finished):
     half = accuracy["interval"][1] - accuracy["mean"]
     line = next(line for line in text.splitlines() if line.startswith("| 2 |"))
     assert f"| {100 * accuracy['mean']:.1f} ± {100 * half:.1f} % |" in line
-    assert "| rounds | n | device | edge | cloud | operating point | leaves the device | bytes a sample | sent up in training |" in text
+    assert (
+        "| rounds | n | device | edge | cloud | operating point | leaves the device | bytes a sample | sent up in training |"
+        in text
+    )
     assert "federation.final\\_server\\_epochs = 1." in text
 
 
@@ -192,7 +273,15 @@ def test_a_finished_run_is_not_run_again_and_more_seeds_add_only_theirs(finished
 
 def test_a_run_of_another_configuration_is_refused_before_anything_trains(finished, calls):
     folder = finished[0]
-    done = sweep(folder / "small.yaml", folder / "out", "--seeds", "3", *AXES, "--set", "federation.local_epochs=2")
+    done = sweep(
+        folder / "small.yaml",
+        folder / "out",
+        "--seeds",
+        "3",
+        *AXES,
+        "--set",
+        "federation.local_epochs=2",
+    )
     assert done.exit_code == 2
     assert calls == []
     assert done.stderr == (
@@ -207,29 +296,56 @@ def test_an_interrupted_run_is_resumed(path, tmp_path, calls):
     unfinished.mkdir(parents=True)
     (unfinished / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     (unfinished / "rounds.jsonl").write_text("{}\n")
-    assert sweep(path, tmp_path / "out", "--seeds", "1", "--set", "federation.rounds=1,2").exit_code == 0
+    assert (
+        sweep(path, tmp_path / "out", "--seeds", "1", "--set", "federation.rounds=1,2").exit_code
+        == 0
+    )
     assert calls == [("rounds_1", 3, False), ("rounds_2", 3, True)]
 
 
 def test_a_failed_run_is_noted_and_the_sweep_goes_on(path, tmp_path):
-    done = sweep(path, tmp_path / "out", "--seeds", "1", "--set", "data.partition.min_samples=100,20", "--set", "federation.rounds=1")
+    done = sweep(
+        path,
+        tmp_path / "out",
+        "--seeds",
+        "1",
+        "--set",
+        "data.partition.min_samples=100,20",
+        "--set",
+        "federation.rounds=1",
+    )
     assert done.exit_code == 4
     assert done.stderr == f"error: 1 of 2 runs failed; the others are in {tmp_path}/out/sweep.md\n"
     failed, good = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
     assert failed["runs"][0]["state"] == "failed"
-    assert failed["runs"][0]["error"].startswith("federation.num_clients: got 3 clients for 240 training samples")
-    assert (failed["num_runs"], failed["accuracy"]) == (0, {"values": [], "mean": None, "interval": None})
+    assert failed["runs"][0]["error"].startswith(
+        "federation.num_clients: got 3 clients for 240 training samples"
+    )
+    assert (failed["num_runs"], failed["accuracy"]) == (
+        0,
+        {"values": [], "mean": None, "interval": None},
+    )
     assert (good["num_runs"], good["accuracy"]["interval"]) == (1, None)
     assert "| 100 | 0 | - | - | - | - | - | - | - |" in (tmp_path / "out" / "sweep.md").read_text()
 
 
-def test_warnings_of_runs_are_said_once_with_the_points_they_are_of(path, tmp_path, report, monkeypatch):
+def test_warnings_of_runs_are_said_once_with_the_points_they_are_of(
+    path, tmp_path, report, monkeypatch
+):
     def warned(config, folder, screen, *, resume=False):
-        return replace(report, warnings=["of all", *(["of one"] if config.federation.rounds == 2 else [])])
+        return replace(
+            report, warnings=["of all", *(["of one"] if config.federation.rounds == 2 else [])]
+        )
 
-    monkeypatch.setattr(running, "simulate", warned)
-    assert sweep(path, tmp_path / "out", "--seeds", "3", "--set", "federation.rounds=1,2").exit_code == 0
-    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["warnings"] == ["of all", "rounds_2: of one"]
+    monkeypatch.setattr(runs, "simulate", warned)
+    assert (
+        sweep(path, tmp_path / "out", "--seeds", "3", "--set", "federation.rounds=1,2").exit_code
+        == 0
+    )
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["warnings"] == [
+        "of all",
+        "rounds_2: of one",
+    ]
 
 
 def test_ctrl_c_keeps_what_is_complete(path, tmp_path, report, monkeypatch):
@@ -243,12 +359,15 @@ def test_ctrl_c_keeps_what_is_complete(path, tmp_path, report, monkeypatch):
             raise KeyboardInterrupt
         return replace(answer, seed=config.seed)
 
-    monkeypatch.setattr(running, "simulate", interrupted)
+    monkeypatch.setattr(runs, "simulate", interrupted)
     done = sweep(path, tmp_path / "out", "--seeds", "2", "--set", "federation.rounds=1,2")
     assert done.exit_code == 130
     assert f"stopped; what was complete is in {tmp_path}/out" in done.stderr
     summary = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [[run["state"] for run in row["runs"]] for row in summary["points"]] == [["done", "pending"], ["failed", "pending"]]
+    assert [[run["state"] for run in row["runs"]] for row in summary["points"]] == [
+        ["done", "pending"],
+        ["failed", "pending"],
+    ]
     assert summary["num_pending"] == 2
     assert "rounds_2, seed 3 failed: too many" in summary["warnings"]
 
@@ -265,8 +384,14 @@ def test_the_interval_of_a_mean_by_hand():
 @pytest.mark.parametrize("degrees", [*range(1, 41), 60, 120, 1000])
 def test_a_student_t_lies_within_the_quantile_with_95_percent(degrees):
     """Integrates the density by Simpson's rule after t = tan(u), which makes the range finite."""
-    density = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    density = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(
+        degrees * math.pi
+    )
     angles = np.linspace(0, math.atan(t_quantile(degrees)), 20001)
-    values = density * (1 + np.tan(angles) ** 2 / degrees) ** (-(degrees + 1) / 2) / np.cos(angles) ** 2
+    values = (
+        density * (1 + np.tan(angles) ** 2 / degrees) ** (-(degrees + 1) / 2) / np.cos(angles) ** 2
+    )
     weights = np.array([1, *[4, 2] * 9999, 4, 1])
-    assert 2 * (angles[1] / 3) * (weights @ values) == pytest.approx(0.95, abs=6e-5)  # half a unit of the table's last digit
+    assert 2 * (angles[1] / 3) * (weights @ values) == pytest.approx(
+        0.95, abs=6e-5
+    )  # half a unit of the table's last digit

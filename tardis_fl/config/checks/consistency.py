@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tardis_fl.config.checks.deployment import deployment_problems, deployment_warnings
 from tardis_fl.config.checks.federation import federation_problems, federation_warnings
-from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.checks.profiles import profile_problems
+from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
 
@@ -20,9 +20,18 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
         yield Problem("tiers", ", ".join(names), "every tier wants a name of its own")
     weights = config.model.exit_weights
     if weights is not None and len(weights) != num_tiers:
-        yield Problem("model.exit_weights", f"{len(weights)} weights", f"wanted one for each of the {num_tiers} exits", ("tiers",))
+        yield Problem(
+            "model.exit_weights",
+            f"{len(weights)} weights",
+            f"wanted one for each of the {num_tiers} exits",
+            ("tiers",),
+        )
     if weights is not None and any(weight == 0 for weight in weights):
-        yield Problem("model.exit_weights", str(weights), "every exit answers in deployment, so each weight must be above 0")
+        yield Problem(
+            "model.exit_weights",
+            str(weights),
+            "every exit answers in deployment, so each weight must be above 0",
+        )
     yield from _backbone(config, num_tiers)
     yield from _data(config)
     yield from federation_problems(config)
@@ -37,14 +46,28 @@ def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
         if problem_with_cuts:
             yield Problem("model.cuts", *problem_with_cuts, ("model.backbone",))
         if num_tiers != len(model.cuts) + 1:
-            yield Problem("tiers", f"{num_tiers} tiers", f"model.cuts makes {len(model.cuts) + 1} segments and wants one tier for each", ("model.cuts",))
+            yield Problem(
+                "tiers",
+                f"{num_tiers} tiers",
+                f"model.cuts makes {len(model.cuts) + 1} segments and wants one tier for each",
+                ("model.cuts",),
+            )
     if num_tiers < 2:
-        yield Problem("tiers", f"{num_tiers} tiers", "wanted two or more: where would a sample escalate to?")
+        yield Problem(
+            "tiers", f"{num_tiers} tiers", "wanted two or more: where would a sample escalate to?"
+        )
     elif model.cuts is None and num_tiers > len(backbone.children) + 1:
-        yield Problem("tiers", f"{num_tiers} tiers", f"the backbone {backbone.name!r} has {len(backbone.children)} places to cut it", ("model.backbone",))
+        yield Problem(
+            "tiers",
+            f"{num_tiers} tiers",
+            f"the backbone {backbone.name!r} has {len(backbone.children)} places to cut it",
+            ("model.backbone",),
+        )
     problem_with_size = backbone.problem_with_size(config.data.image_size)
     if problem_with_size:
-        yield Problem("data.image_size", str(config.data.image_size), problem_with_size, ("model.backbone",))
+        yield Problem(
+            "data.image_size", str(config.data.image_size), problem_with_size, ("model.backbone",)
+        )
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -52,22 +75,38 @@ def _data(config: Config) -> Iterator[Problem]:
     held_out = data.fit_fraction + data.calibration_fraction
     if held_out >= 1:
         yield Problem(
-            "data.fit_fraction", f"{data.fit_fraction} beside data.calibration_fraction {data.calibration_fraction}",
-            "their sum must stay below 1 so that something is left to train on", ("data.calibration_fraction",),
-        )  # fmt: skip
-    keys_of_schemes = {"alpha": "dirichlet", "classes_per_client": "pathological", "shards_per_client": "shard"}
+            "data.fit_fraction",
+            f"{data.fit_fraction} beside data.calibration_fraction {data.calibration_fraction}",
+            "their sum must stay below 1 so that something is left to train on",
+            ("data.calibration_fraction",),
+        )
+    keys_of_schemes = {
+        "alpha": "dirichlet",
+        "classes_per_client": "pathological",
+        "shards_per_client": "shard",
+    }
     for key, scheme in keys_of_schemes.items():
         if changed(data.partition, key) and data.partition.scheme != scheme:
             yield Problem(
-                f"data.partition.{key}", str(getattr(data.partition, key)),
+                f"data.partition.{key}",
+                str(getattr(data.partition, key)),
                 f"has no effect with the scheme {data.partition.scheme!r}; remove it or set data.partition.scheme: {scheme}",
                 ("data.partition.scheme",),
-            )  # fmt: skip
+            )
     if data.partition.scheme == "natural":
         yield from _natural(config)
     elif data.classes is not None:
-        yield Problem("data.classes", str(data.classes), "it has no effect without the scheme 'natural'; remove it", ("data.partition.scheme",))
-    if changed(data, "synthetic") and data.dataset != "synthetic" and data.on_missing != "synthetic":
+        yield Problem(
+            "data.classes",
+            str(data.classes),
+            "it has no effect without the scheme 'natural'; remove it",
+            ("data.partition.scheme",),
+        )
+    if (
+        changed(data, "synthetic")
+        and data.dataset != "synthetic"
+        and data.on_missing != "synthetic"
+    ):
         yield Problem(
             "data.synthetic",
             "settings",
@@ -75,10 +114,18 @@ def _data(config: Config) -> Iterator[Problem]:
             ("data.dataset", "data.on_missing"),
         )
     if changed(data, "image_size") and data.dataset != "image_folder":
-        yield Problem("data.image_size", str(data.image_size), f"the dataset {data.dataset!r} has 32x32 images; remove it", ("data.dataset",))
+        yield Problem(
+            "data.image_size",
+            str(data.image_size),
+            f"the dataset {data.dataset!r} has 32x32 images; remove it",
+            ("data.dataset",),
+        )
     if data.dataset == "image_folder" and data.on_missing == "synthetic" and data.image_size != 32:
         yield Problem(
-            "data.on_missing", "synthetic", "synthetic images are 32x32: set data.image_size: 32 or on_missing: error", ("data.image_size", "data.dataset")
+            "data.on_missing",
+            "synthetic",
+            "synthetic images are 32x32: set data.image_size: 32 or on_missing: error",
+            ("data.image_size", "data.dataset"),
         )
 
 
@@ -86,17 +133,42 @@ def _natural(config: Config) -> Iterator[Problem]:
     """Yields what doesn't go with images that belong to their clients."""
     data, scheme = config.data, ("data.partition.scheme",)
     if data.dataset != "image_folder":
-        yield Problem("data.partition.scheme", "natural", "each client has a folder of its own: wanted data.dataset: image_folder", ("data.dataset",))
+        yield Problem(
+            "data.partition.scheme",
+            "natural",
+            "each client has a folder of its own: wanted data.dataset: image_folder",
+            ("data.dataset",),
+        )
     if data.on_missing != "error":
-        yield Problem("data.on_missing", data.on_missing, "generated images belong to no client; remove it", scheme)
+        yield Problem(
+            "data.on_missing",
+            data.on_missing,
+            "generated images belong to no client; remove it",
+            scheme,
+        )
     if data.max_train_samples is not None:
-        yield Problem("data.max_train_samples", str(data.max_train_samples), "clients have what is in their folders; remove it", scheme)
+        yield Problem(
+            "data.max_train_samples",
+            str(data.max_train_samples),
+            "clients have what is in their folders; remove it",
+            scheme,
+        )
     if config.federation.server_training == "proxy":
-        yield Problem("federation.server_training", "proxy", "the server has no training images with the scheme 'natural'; wanted features or none", scheme)
+        yield Problem(
+            "federation.server_training",
+            "proxy",
+            "the server has no training images with the scheme 'natural'; wanted features or none",
+            scheme,
+        )
     if data.classes is not None and len(set(data.classes)) < len(data.classes):
         yield Problem("data.classes", str(data.classes), "wanted every name once")
     if config.runtime.min_nodes is not None:
-        yield Problem("runtime.min_nodes", str(config.runtime.min_nodes), "with the scheme 'natural' all clients tell first what they hold; remove it", scheme)
+        yield Problem(
+            "runtime.min_nodes",
+            str(config.runtime.min_nodes),
+            "with the scheme 'natural' all clients tell first what they hold; remove it",
+            scheme,
+        )
 
 
 def warnings_about(config: Config) -> Iterator[str]:
@@ -105,7 +177,11 @@ def warnings_about(config: Config) -> Iterator[str]:
     backbone = CATALOGUE[model.backbone]
     own_cuts = backbone.cuts if config.num_segments == backbone.num_segments else backbone.children
     adaptive_exits = not set(model.cuts or own_cuts) <= set(backbone.fixed_exits)
-    for key, has_effect in (("width", backbone.has_width), ("norm", backbone.has_norm), ("exit_hidden", adaptive_exits)):
+    for key, has_effect in (
+        ("width", backbone.has_width),
+        ("norm", backbone.has_norm),
+        ("exit_hidden", adaptive_exits),
+    ):
         if not has_effect and changed(model, key):
             yield f"model.{key} had no effect with the backbone {backbone.name!r}"
     yield from federation_warnings(config)

@@ -13,9 +13,14 @@ from tardis_fl.config.schema import Config
 BUDGETS = ("target_offload_rate", "latency_budget_ms", "energy_budget_mj", "bytes_budget")
 KEYS_OF_ARRIVALS = {"on_seconds": "bursty", "off_seconds": "bursty", "trace": "trace"}
 KEYS_OF_FAULTS = {
-    "probability": ("loss",), "burst": ("loss",), "timeout_ms": ("loss",), "start_s": ("outage", "crash"), "end_s": ("outage", "crash"),
-    "times_s": ("slow",), "factors": ("slow",),
-}  # fmt: skip
+    "probability": ("loss",),
+    "burst": ("loss",),
+    "timeout_ms": ("loss",),
+    "start_s": ("outage", "crash"),
+    "end_s": ("outage", "crash"),
+    "times_s": ("slow",),
+    "factors": ("slow",),
+}
 MOST_TIERS_WITH_A_FRONTIER = 3
 
 
@@ -29,7 +34,11 @@ def deployment_problems(config: Config) -> Iterator[Problem]:
     for number, fault in enumerate(config.deployment.faults):
         yield from _fault(config, fault, f"deployment.faults.{number}")
         if fault.kind == "loss" and fault.tier in lossy:
-            yield Problem(f"deployment.faults.{number}", f"a second loss on the link from {fault.tier!r}", "wanted at most one for each link")
+            yield Problem(
+                f"deployment.faults.{number}",
+                f"a second loss on the link from {fault.tier!r}",
+                "wanted at most one for each link",
+            )
         lossy |= {fault.tier} if fault.kind == "loss" else set()
 
 
@@ -38,13 +47,19 @@ def deployment_warnings(config: Config) -> Iterator[str]:
     deployment = config.deployment
     if changed(deployment, "minimise") and deployment.max_accuracy_drop is None:
         yield "deployment.minimise had no effect without deployment.max_accuracy_drop"
-    if changed(deployment, "threshold_mode") and (deployment.thresholds is not None or deployment.certificate is not None):
+    if changed(deployment, "threshold_mode") and (
+        deployment.thresholds is not None or deployment.certificate is not None
+    ):
         yield "deployment.threshold_mode had no effect: fixed thresholds are taken as they are, and a certificate is of one shared threshold"
     for key in ("on_failure", "max_attempts"):
         if changed(deployment, key) and not deployment.faults:
             yield f"deployment.{key} had no effect without deployment.faults"
     certificate = deployment.certificate
-    if certificate is not None and certificate.method == "conformal" and changed(certificate, "delta"):
+    if (
+        certificate is not None
+        and certificate.method == "conformal"
+        and changed(certificate, "delta")
+    ):
         yield "deployment.certificate.delta had no effect with the method 'conformal', whose promise is one of the mean"
     if deployment.load is not None:
         for key, arrivals in KEYS_OF_ARRIVALS.items():
@@ -63,7 +78,11 @@ def _policy(config: Config) -> Iterator[Problem]:
     if policy not in POLICY_NAMES and not USERS_FUNCTION.match(policy):
         near = difflib.get_close_matches(policy, POLICY_NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        yield Problem("deployment.policy", f"the text {policy!r}", f"wanted {', '.join(POLICY_NAMES)} or MODULE:FUNCTION{hint}")
+        yield Problem(
+            "deployment.policy",
+            f"the text {policy!r}",
+            f"wanted {', '.join(POLICY_NAMES)} or MODULE:FUNCTION{hint}",
+        )
 
 
 def _target(config: Config) -> Iterator[Problem]:
@@ -71,26 +90,40 @@ def _target(config: Config) -> Iterator[Problem]:
     targets = deployment.targets
     if len(targets) != 1:
         yield Problem(
-            "deployment", " and ".join(targets) if targets else "no target", f"wanted exactly one of {', '.join(TARGETS[:-1])} and {TARGETS[-1]} (set the others to null)",
+            "deployment",
+            " and ".join(targets) if targets else "no target",
+            f"wanted exactly one of {', '.join(TARGETS[:-1])} and {TARGETS[-1]} (set the others to null)",
             tuple(f"deployment.{key}" for key in TARGETS),
-        )  # fmt: skip
+        )
     if deployment.thresholds is not None and len(deployment.thresholds) != num_tiers - 1:
         yield Problem(
-            "deployment.thresholds", f"{len(deployment.thresholds)} thresholds",
-            f"wanted {num_tiers - 1}: one for each tier but the last, which always answers", ("tiers",),
-        )  # fmt: skip
+            "deployment.thresholds",
+            f"{len(deployment.thresholds)} thresholds",
+            f"wanted {num_tiers - 1}: one for each tier but the last, which always answers",
+            ("tiers",),
+        )
     if deployment.mixing and not set(targets) & set(BUDGETS):
-        yield Problem("deployment.mixing", "true", f"wanted a budget to meet: {', '.join(BUDGETS)}", tuple(f"deployment.{key}" for key in BUDGETS))
+        yield Problem(
+            "deployment.mixing",
+            "true",
+            f"wanted a budget to meet: {', '.join(BUDGETS)}",
+            tuple(f"deployment.{key}" for key in BUDGETS),
+        )
     if deployment.threshold_mode == "per_exit" and num_tiers > MOST_TIERS_WITH_A_FRONTIER:
         yield Problem(
-            "deployment.threshold_mode", "'per_exit'", f"the exact frontier is known for two and three tiers, and here are {num_tiers}; wanted 'shared'", ("tiers",)
-        )  # fmt: skip
+            "deployment.threshold_mode",
+            "'per_exit'",
+            f"the exact frontier is known for two and three tiers, and here are {num_tiers}; wanted 'shared'",
+            ("tiers",),
+        )
     certificate = deployment.certificate
     if certificate is not None and certificate.method == "ltt" and certificate.loss == "brier":
         yield Problem(
-            "deployment.certificate.loss", "'brier'", "the exact binomial test (method 'ltt') is for losses of 0 and 1; wanted the method 'hoeffding_bentkus'",
+            "deployment.certificate.loss",
+            "'brier'",
+            "the exact binomial test (method 'ltt') is for losses of 0 and 1; wanted the method 'hoeffding_bentkus'",
             ("deployment.certificate.method",),
-        )  # fmt: skip
+        )
 
 
 def _hardware(config: Config) -> Iterator[Problem]:
@@ -100,18 +133,33 @@ def _hardware(config: Config) -> Iterator[Problem]:
         for key in ("latency_budget_ms", "energy_budget_mj"):
             if getattr(deployment, key) is not None:
                 yield Problem(
-                    f"deployment.{key}", f"{getattr(deployment, key)}", "needs deployment.hardware: which machines and links?", ("deployment.hardware",)
+                    f"deployment.{key}",
+                    f"{getattr(deployment, key)}",
+                    "needs deployment.hardware: which machines and links?",
+                    ("deployment.hardware",),
                 )
         if deployment.minimise in ("latency_ms", "energy_mj"):
-            yield Problem("deployment.minimise", repr(deployment.minimise), "needs deployment.hardware: which machines and links?", ("deployment.hardware",))
+            yield Problem(
+                "deployment.minimise",
+                repr(deployment.minimise),
+                "needs deployment.hardware: which machines and links?",
+                ("deployment.hardware",),
+            )
         return
     for key, wanted, what in (
-        ("devices", num_tiers, "one for each tier"), ("links", num_tiers - 1, "one for each boundary between tiers"),
-        ("servers", num_tiers - 1, "one number for each tier but the first"), ("overhead_ms", num_tiers, "one for each tier"),
-    ):  # fmt: skip
+        ("devices", num_tiers, "one for each tier"),
+        ("links", num_tiers - 1, "one for each boundary between tiers"),
+        ("servers", num_tiers - 1, "one number for each tier but the first"),
+        ("overhead_ms", num_tiers, "one for each tier"),
+    ):
         got = getattr(hardware, key)
         if got is not None and len(got) != wanted:
-            yield Problem(f"deployment.hardware.{key}", f"{len(got)} entries", f"wanted {wanted}: {what} (or deployment.hardware: null)", ("tiers",))
+            yield Problem(
+                f"deployment.hardware.{key}",
+                f"{len(got)} entries",
+                f"wanted {wanted}: {what} (or deployment.hardware: null)",
+                ("tiers",),
+            )
 
 
 def _load(config: Config) -> Iterator[Problem]:
@@ -120,17 +168,40 @@ def _load(config: Config) -> Iterator[Problem]:
     if load is None:
         if deployment.faults:
             yield Problem(
-                "deployment.faults", f"{len(deployment.faults)} faults", "need deployment.load: faults break requests over time", ("deployment.load",)
+                "deployment.faults",
+                f"{len(deployment.faults)} faults",
+                "need deployment.load: faults break requests over time",
+                ("deployment.load",),
             )
         return
     if deployment.hardware is None:
-        yield Problem("deployment.load", "settings", "needs deployment.hardware: which machines and links?", ("deployment.hardware",))
+        yield Problem(
+            "deployment.load",
+            "settings",
+            "needs deployment.hardware: which machines and links?",
+            ("deployment.hardware",),
+        )
     if load.batch_sizes is not None and len(load.batch_sizes) != num_tiers - 1:
-        yield Problem("deployment.load.batch_sizes", f"{len(load.batch_sizes)} entries", f"wanted {num_tiers - 1}: one for each tier but the first", ("tiers",))
+        yield Problem(
+            "deployment.load.batch_sizes",
+            f"{len(load.batch_sizes)} entries",
+            f"wanted {num_tiers - 1}: one for each tier but the first",
+            ("tiers",),
+        )
     if load.arrivals == "trace" and load.trace is None:
-        yield Problem("deployment.load.trace", "nothing", "the arrivals 'trace' want a file of times", ("deployment.load.arrivals",))
+        yield Problem(
+            "deployment.load.trace",
+            "nothing",
+            "the arrivals 'trace' want a file of times",
+            ("deployment.load.arrivals",),
+        )
     elif load.trace is not None and load.arrivals == "trace" and not Path(load.trace).is_file():
-        yield Problem("deployment.load.trace", f"the text {load.trace!r}", "there is no such file", ("deployment.load.arrivals",))
+        yield Problem(
+            "deployment.load.trace",
+            f"the text {load.trace!r}",
+            "there is no such file",
+            ("deployment.load.arrivals",),
+        )
 
 
 def _fault(config: Config, fault: DeploymentFaultConfig, path: str) -> Iterator[Problem]:
@@ -138,19 +209,41 @@ def _fault(config: Config, fault: DeploymentFaultConfig, path: str) -> Iterator[
     possible = names[1:] if fault.kind == "crash" else names[:-1]
     if fault.tier not in possible:
         what = "a tier that can crash" if fault.kind == "crash" else "the sender of a link"
-        yield Problem(f"{path}.tier", f"the text {fault.tier!r}", f"wanted {what}: {', '.join(possible)}", ("tiers",))
+        yield Problem(
+            f"{path}.tier",
+            f"the text {fault.tier!r}",
+            f"wanted {what}: {', '.join(possible)}",
+            ("tiers",),
+        )
     for key, kinds in KEYS_OF_FAULTS.items():
         if changed(fault, key) and fault.kind not in kinds:
-            yield Problem(f"{path}.{key}", str(getattr(fault, key)), f"has no effect with the kind {fault.kind!r}; remove it", (f"{path}.kind",))
+            yield Problem(
+                f"{path}.{key}",
+                str(getattr(fault, key)),
+                f"has no effect with the kind {fault.kind!r}; remove it",
+                (f"{path}.kind",),
+            )
     if fault.kind == "loss" and fault.probability == 0:
-        yield Problem(f"{path}.probability", "nothing", "wanted the share of messages that get lost, above 0")
+        yield Problem(
+            f"{path}.probability", "nothing", "wanted the share of messages that get lost, above 0"
+        )
     if fault.kind in ("outage", "crash") and (fault.end_s is None or fault.end_s <= fault.start_s):
-        yield Problem(f"{path}.end_s", str(fault.end_s), f"wanted a time after start_s ({fault.start_s:g})")
+        yield Problem(
+            f"{path}.end_s", str(fault.end_s), f"wanted a time after start_s ({fault.start_s:g})"
+        )
     if fault.kind == "slow":
         times, factors = fault.times_s or [], fault.factors or []
         if not times or len(times) != len(factors):
-            yield Problem(f"{path}.factors", f"{len(factors)} factors for {len(times)} times", "wanted times_s and factors of the same length, at least 1")
+            yield Problem(
+                f"{path}.factors",
+                f"{len(factors)} factors for {len(times)} times",
+                "wanted times_s and factors of the same length, at least 1",
+            )
         elif any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
             yield Problem(f"{path}.times_s", str(times), "wanted times that rise")
         elif factors[-1] == 0:
-            yield Problem(f"{path}.factors", str(factors), "the last factor must be above 0, or what waits would wait for ever")
+            yield Problem(
+                f"{path}.factors",
+                str(factors),
+                "the last factor must be above 0, or what waits would wait for ever",
+            )

@@ -40,26 +40,39 @@ def _privacy(config: Config) -> Iterator[Problem]:
     federation = config.federation
     sends = federation.server_training == "features" and config.server_start < config.num_segments
     if federation.feature_noise and not sends:
-        yield Problem("federation.feature_noise", f"{federation.feature_noise:g}", "no features travel in training, so it has no effect; remove it")
+        yield Problem(
+            "federation.feature_noise",
+            f"{federation.feature_noise:g}",
+            "no features travel in training, so it has no effect; remove it",
+        )
     if federation.privacy is None:
         return
     if federation.split:
         yield Problem(
-            "federation.privacy", "settings", "split training sends features and gets their gradients at each step, which it doesn't cover; remove one of both",
+            "federation.privacy",
+            "settings",
+            "split training sends features and gets their gradients at each step, which it doesn't cover; remove one of both",
             ("federation.split",),
-        )  # fmt: skip
+        )
     if config.norm_layer == "batch" and CATALOGUE[config.model.backbone].has_norm:
         yield Problem(
-            "federation.privacy", "settings", f"model.norm {config.model.norm!r} sends running statistics of the images with the weights; wanted model.norm: group",
+            "federation.privacy",
+            "settings",
+            f"model.norm {config.model.norm!r} sends running statistics of the images with the weights; wanted model.norm: group",
             ("model.norm",),
-        )  # fmt: skip
+        )
 
 
 def _depths(config: Config) -> Iterator[Problem]:
     federation, count = config.federation, config.num_segments
     if federation.fleet is None:
         if federation.client_depth > count:
-            yield Problem("federation.client_depth", str(federation.client_depth), f"the network has {count} segments; wanted 1 to {count}", ("tiers",))
+            yield Problem(
+                "federation.client_depth",
+                str(federation.client_depth),
+                f"the network has {count} segments; wanted 1 to {count}",
+                ("tiers",),
+            )
         return
     if changed(federation, "client_depth"):
         yield Problem(
@@ -74,54 +87,93 @@ def _depths(config: Config) -> Iterator[Problem]:
     total = math.fsum(group.share for group in federation.fleet)
     if abs(total - 1) > 1e-6:
         yield Problem(
-            "federation.fleet", f"shares of {' + '.join(f'{group.share:g}' for group in federation.fleet)} = {total:g}", "the groups' shares must add up to 1"
+            "federation.fleet",
+            f"shares of {' + '.join(f'{group.share:g}' for group in federation.fleet)} = {total:g}",
+            "the groups' shares must add up to 1",
         )
         return
     for number, group in enumerate(federation.fleet):
         if group.depth > count:
-            yield Problem(f"federation.fleet.{number}.depth", str(group.depth), f"the network has {count} segments; wanted 1 to {count}", ("tiers",))
+            yield Problem(
+                f"federation.fleet.{number}.depth",
+                str(group.depth),
+                f"the network has {count} segments; wanted 1 to {count}",
+                ("tiers",),
+            )
         if config.group_sizes[number] == 0:
             yield Problem(
-                f"federation.fleet.{number}.share", f"{group.share:g}", f"that is no client of {federation.num_clients}; wanted larger groups or more clients",
+                f"federation.fleet.{number}.share",
+                f"{group.share:g}",
+                f"that is no client of {federation.num_clients}; wanted larger groups or more clients",
                 ("federation.num_clients",),
-            )  # fmt: skip
+            )
     if federation.client_exits == "last":
         yield from _last_exits(config)
 
 
 def _last_exits(config: Config) -> Iterator[Problem]:
     """Where clients train their last exit only, every exit above those of the server wants a group for which it is the last."""
-    depths, involves = {group.depth for group in config.groups}, ("federation.client_depth", "federation.fleet", "tiers")
-    untrained = [str(number) for number in range(1, min(config.server_start, config.max_depth) + 1) if number not in depths]
+    depths, involves = (
+        {group.depth for group in config.groups},
+        ("federation.client_depth", "federation.fleet", "tiers"),
+    )
+    untrained = [
+        str(number)
+        for number in range(1, min(config.server_start, config.max_depth) + 1)
+        if number not in depths
+    ]
     if untrained:
-        yield Problem("federation.client_exits", "last", f"nobody would train exit {' and '.join(untrained)}; wanted all, or a group of each depth", involves)
+        yield Problem(
+            "federation.client_exits",
+            "last",
+            f"nobody would train exit {' and '.join(untrained)}; wanted all, or a group of each depth",
+            involves,
+        )
     if config.federation.distillation.teacher != "none" and config.max_depth > 1:
         yield Problem(
-            "federation.client_exits", "last beside federation.distillation", "it would train the exits above the last too; wanted all, or teacher: none",
+            "federation.client_exits",
+            "last beside federation.distillation",
+            "it would train the exits above the last too; wanted all, or teacher: none",
             ("federation.distillation", *involves),
-        )  # fmt: skip
+        )
 
 
 def _server(config: Config) -> Iterator[Problem]:
     federation, count, depth = config.federation, config.num_segments, config.max_depth
     if depth > count:
         return
-    deepest = f"federation.client_depth: {count}" if federation.fleet is None else f"a group of depth {count}"
+    deepest = (
+        f"federation.client_depth: {count}"
+        if federation.fleet is None
+        else f"a group of depth {count}"
+    )
     involves = ("federation.client_depth", "federation.fleet", "tiers")
     if depth < count and federation.server_training == "none":
         yield Problem(
-            "federation.server_training", "none", f"nobody would train segments {depth + 1} to {count}; wanted features or proxy, or {deepest}", involves
+            "federation.server_training",
+            "none",
+            f"nobody would train segments {depth + 1} to {count}; wanted features or proxy, or {deepest}",
+            involves,
         )
-    elif depth < count and not federation.split and federation.server_epochs == 0 and federation.final_server_epochs == 0:
+    elif (
+        depth < count
+        and not federation.split
+        and federation.server_epochs == 0
+        and federation.final_server_epochs == 0
+    ):
         yield Problem(
-            "federation.final_server_epochs", "0 beside server_epochs 0",
-            f"nobody would train segments {depth + 1} to {count}; set one of them above 0 or {deepest}", ("federation.server_epochs", *involves),
-        )  # fmt: skip
+            "federation.final_server_epochs",
+            "0 beside server_epochs 0",
+            f"nobody would train segments {depth + 1} to {count}; set one of them above 0 or {deepest}",
+            ("federation.server_epochs", *involves),
+        )
     if 0 < federation.final_server_epochs < federation.final_feature_views:
         yield Problem(
-            "federation.final_feature_views", str(federation.final_feature_views),
-            f"wanted at most one view a final epoch (federation.final_server_epochs is {federation.final_server_epochs})", ("federation.final_server_epochs",),
-        )  # fmt: skip
+            "federation.final_feature_views",
+            str(federation.final_feature_views),
+            f"wanted at most one view a final epoch (federation.final_server_epochs is {federation.final_server_epochs})",
+            ("federation.final_server_epochs",),
+        )
     fraction = federation.proxy_fraction
     if federation.server_training == "proxy" and fraction is None:
         yield Problem(
@@ -131,23 +183,33 @@ def _server(config: Config) -> Iterator[Problem]:
             ("federation.server_training",),
         )
     if fraction is not None and fraction >= 1:
-        yield Problem("federation.proxy_fraction", f"{fraction:g}", "the server can't keep as many images as the training set has, or more; wanted less than 1")
+        yield Problem(
+            "federation.proxy_fraction",
+            f"{fraction:g}",
+            "the server can't keep as many images as the training set has, or more; wanted less than 1",
+        )
     if federation.server_training == "proxy" and config.server_start == count:
         yield Problem(
-            "federation.server_training", "proxy", "clients hold all segments, so the server's images would train nothing; wanted features, or server_segments: deeper",
+            "federation.server_training",
+            "proxy",
+            "clients hold all segments, so the server's images would train nothing; wanted features, or server_segments: deeper",
             ("federation.server_segments", *involves),
-        )  # fmt: skip
+        )
     if federation.split:
         if config.server_start == count:
             yield Problem(
-                "federation.split", "true", "there is no deeper segment for the server to train; wanted split: false, or clients that hold fewer segments",
+                "federation.split",
+                "true",
+                "there is no deeper segment for the server to train; wanted split: false, or clients that hold fewer segments",
                 ("federation.server_training", *involves),
-            )  # fmt: skip
+            )
         elif config.server_start < depth:
             yield Problem(
-                "federation.split", "true beside server_segments deeper", "what the server trains during a round would be lost to the average; wanted unheld",
+                "federation.split",
+                "true beside server_segments deeper",
+                "what the server trains during a round would be lost to the average; wanted unheld",
                 ("federation.server_segments", *involves),
-            )  # fmt: skip
+            )
         elif federation.server_training != "features":
             yield Problem(
                 "federation.split",
@@ -166,11 +228,16 @@ def _aggregation(config: Config) -> Iterator[Problem]:
             "the rule norm_clipping wants the largest norm of an update; rounds.jsonl of another run has such norms",
             ("federation.aggregation.rule",),
         )
-    if config.federation.late_updates == "discount" and aggregation.rule in ("trimmed_mean", "median"):
+    if config.federation.late_updates == "discount" and aggregation.rule in (
+        "trimmed_mean",
+        "median",
+    ):
         yield Problem(
-            "federation.late_updates", "discount", f"the rule {aggregation.rule} weighs all updates alike, so none can be discounted; wanted discard, or the rule mean",
+            "federation.late_updates",
+            "discount",
+            f"the rule {aggregation.rule} weighs all updates alike, so none can be discounted; wanted discard, or the rule mean",
             ("federation.aggregation.rule",),
-        )  # fmt: skip
+        )
 
 
 def _time(config: Config) -> Iterator[Problem]:
@@ -184,7 +251,12 @@ def _time(config: Config) -> Iterator[Problem]:
             ("federation.fleet",),
         )
     if federation.deadline_s is None and federation.late_updates == "discount":
-        yield Problem("federation.late_updates", "discount", "without federation.deadline_s nothing is late", ("federation.deadline_s",))
+        yield Problem(
+            "federation.late_updates",
+            "discount",
+            "without federation.deadline_s nothing is late",
+            ("federation.deadline_s",),
+        )
 
 
 def _faults(config: Config) -> Iterator[Problem]:
@@ -194,34 +266,68 @@ def _faults(config: Config) -> Iterator[Problem]:
         path = f"federation.faults.{number}"
         unknown = [client for client in fault.clients or () if client >= federation.num_clients]
         if unknown:
-            yield Problem(f"{path}.clients", str(unknown[0]), f"there is no such client; wanted 0 to {federation.num_clients - 1}", ("federation.num_clients",))
+            yield Problem(
+                f"{path}.clients",
+                str(unknown[0]),
+                f"there is no such client; wanted 0 to {federation.num_clients - 1}",
+                ("federation.num_clients",),
+            )
         if fault.rounds is not None and fault.rounds[0] > fault.rounds[1]:
-            yield Problem(f"{path}.rounds", str(fault.rounds), "wanted the first round, then the last")
+            yield Problem(
+                f"{path}.rounds", str(fault.rounds), "wanted the first round, then the last"
+            )
         if fault.factor is not None and fault.kind not in ("straggler", "explode", "garbage"):
-            yield Problem(f"{path}.factor", f"{fault.factor:g}", f"a {fault.kind} has none; remove it")
+            yield Problem(
+                f"{path}.factor", f"{fault.factor:g}", f"a {fault.kind} has none; remove it"
+            )
         if fault.kind == "straggler" and not has_device:
             yield Problem(
-                f"{path}.kind", "straggler", "computing takes no time on the virtual clock: give a group of federation.fleet a device", ("federation.fleet",)
+                f"{path}.kind",
+                "straggler",
+                "computing takes no time on the virtual clock: give a group of federation.fleet a device",
+                ("federation.fleet",),
             )
 
 
 def _sums(config: Config) -> Iterator[Problem]:
     """Yields what a deployment can't be made of sums for."""
     deployment, path = config.deployment, "federation.calibration"
-    policy, wanted = deployment.policy, f"wanted tables, or the policy {', '.join(POLICIES_OF_SUMS[:-1])} or {POLICIES_OF_SUMS[-1]}"
+    policy, wanted = (
+        deployment.policy,
+        f"wanted tables, or the policy {', '.join(POLICIES_OF_SUMS[:-1])} or {POLICIES_OF_SUMS[-1]}",
+    )
     if policy == "gain":
-        yield Problem(path, "sums", f"the policy 'gain' is fitted on tables; {wanted}", ("deployment.policy",))
+        yield Problem(
+            path, "sums", f"the policy 'gain' is fitted on tables; {wanted}", ("deployment.policy",)
+        )
     elif policy not in POLICIES_OF_SUMS:
-        yield Problem(path, "sums", f"clients don't know the function {policy!r}; {wanted}", ("deployment.policy",))
+        yield Problem(
+            path,
+            "sums",
+            f"clients don't know the function {policy!r}; {wanted}",
+            ("deployment.policy",),
+        )
     if deployment.certificate is not None:
-        yield Problem(path, "sums", "a certificate needs the table of the calibrate role; wanted tables", ("deployment.certificate",))
+        yield Problem(
+            path,
+            "sums",
+            "a certificate needs the table of the calibrate role; wanted tables",
+            ("deployment.certificate",),
+        )
     budgets = (deployment.bytes_budget, deployment.latency_budget_ms, deployment.energy_budget_mj)
-    counts_bytes = any(budget is not None for budget in budgets) or deployment.minimise in ("bytes", "latency_ms", "energy_mj")
+    counts_bytes = any(budget is not None for budget in budgets) or deployment.minimise in (
+        "bytes",
+        "latency_ms",
+        "energy_mj",
+    )
     if counts_bytes and parse_codec(deployment.feature_codec).compressor:
         yield Problem(
-            path, "sums", f"how much the codec {deployment.feature_codec!r} compresses the clients' images isn't among what they send, and the target counts bytes; "
-            "wanted tables, or a codec without compression", ("deployment.feature_codec",),
-        )  # fmt: skip
+            path,
+            "sums",
+            f"how much the codec {deployment.feature_codec!r} compresses the clients' images isn't among what they send, and the target counts bytes; "
+            "wanted tables, or a codec without compression",
+            ("deployment.feature_codec",),
+        )
     if deployment.thresholds is not None:
         yield Problem(
             path,
@@ -229,8 +335,17 @@ def _sums(config: Config) -> Iterator[Problem]:
             "of fixed thresholds the counts don't tell what they do; wanted tables, or a target to choose thresholds for",
             ("deployment.thresholds",),
         )
-    elif deployment.certificate is None and deployment.threshold_mode == "per_exit" and config.num_segments > 2:
-        yield Problem(path, "sums", "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared", ("deployment.threshold_mode",))
+    elif (
+        deployment.certificate is None
+        and deployment.threshold_mode == "per_exit"
+        and config.num_segments > 2
+    ):
+        yield Problem(
+            path,
+            "sums",
+            "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared",
+            ("deployment.threshold_mode",),
+        )
 
 
 def federation_warnings(config: Config) -> Iterator[str]:
@@ -260,7 +375,12 @@ def federation_warnings(config: Config) -> Iterator[str]:
 def _ignored_by_the_server(config: Config) -> tuple[list[str], str]:
     federation = config.federation
     if federation.split:
-        return ["server_epochs", "feature_fraction", "feature_timing", "feature_buffer_rounds"], "split is true"
+        return [
+            "server_epochs",
+            "feature_fraction",
+            "feature_timing",
+            "feature_buffer_rounds",
+        ], "split is true"
     if federation.server_epochs == 0:
         return ["feature_fraction", "feature_timing", "feature_buffer_rounds"], "server_epochs is 0"
     if federation.server_training == "proxy":
@@ -277,9 +397,15 @@ def _ignored_by_clients(config: Config) -> Iterator[str]:
         yield "federation.client_exits had no effect, since clients hold one exit"
     if model.exit_weights is not None and changed(model, "exit_weighting"):
         yield "model.exit_weighting had no effect, since model.exit_weights is set"
-    if changed(federation, "serving_score") and (model.exit_weights is not None or model.exit_weighting != "serving_rate"):
+    if changed(federation, "serving_score") and (
+        model.exit_weights is not None or model.exit_weighting != "serving_rate"
+    ):
         yield "federation.serving_score had no effect, since model.exit_weighting isn't serving_rate"
-    if model.exit_weights is None and model.exit_weighting == "serving_rate" and federation.evaluate_every == 0:
+    if (
+        model.exit_weights is None
+        and model.exit_weighting == "serving_rate"
+        and federation.evaluate_every == 0
+    ):
         yield "model.exit_weighting serving_rate had no effect, since federation.evaluate_every is 0"
     if federation.recalibrate_norm and model.norm == "group":
         yield "federation.recalibrate_norm had no effect, since group norm has no running statistics"

@@ -49,16 +49,30 @@ def _unknown(profiles: Profiles, names: Iterable[Named]) -> Iterator[Problem]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            yield Problem(path, f"the text {name!r}", f"wanted one of {', '.join(known)}, or one in a file of your own (profiles){hint}", ("profiles",))
+            yield Problem(
+                path,
+                f"the text {name!r}",
+                f"wanted one of {', '.join(known)}, or one in a file of your own (profiles){hint}",
+                ("profiles",),
+            )
 
 
 def _power(config: Config, profiles: Profiles) -> Iterator[Problem]:
     deployment = config.deployment
-    if deployment.hardware is None or not deployment.hardware.devices or (deployment.energy_budget_mj is None and deployment.minimise != "energy_mj"):
+    if (
+        deployment.hardware is None
+        or not deployment.hardware.devices
+        or (deployment.energy_budget_mj is None and deployment.minimise != "energy_mj")
+    ):
         return
     name = deployment.hardware.devices[0]
-    if name in profiles.devices and None in (profiles.devices[name].active_w, profiles.devices[name].idle_w):
+    if name in profiles.devices and None in (
+        profiles.devices[name].active_w,
+        profiles.devices[name].idle_w,
+    ):
         yield Problem(
-            "deployment.hardware.devices.0", f"the text {name!r}", "its profile lacks a power, idle or active, so that energy can't be counted; take another, or one of your own",
+            "deployment.hardware.devices.0",
+            f"the text {name!r}",
+            "its profile lacks a power, idle or active, so that energy can't be counted; take another, or one of your own",
             ("deployment.energy_budget_mj", "deployment.minimise"),
-        )  # fmt: skip
+        )

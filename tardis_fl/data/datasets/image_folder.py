@@ -25,16 +25,32 @@ def load_image_folder(root: Path, cache: Path, *, size: int) -> Dataset:
     """
     for split in SPLITS:
         if not (root / split).is_dir():
-            raise DataMissingError(f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root")
+            raise DataMissingError(
+                f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root"
+            )
     class_names = class_folders(root)
-    extra = sorted({path.name for path in (root / "test").iterdir() if path.is_dir()} - set(class_names))
+    extra = sorted(
+        {path.name for path in (root / "test").iterdir() if path.is_dir()} - set(class_names)
+    )
     if extra:
         raise DataError(f"{root / 'test' / extra[0]}: this class has no folder below train/")
     listing = {split: list_files(root / split, class_names) for split in SPLITS}
     content_hash = hash_files([path for files in listing.values() for path, _ in files], root)
-    arrays = cached_arrays(cache, key_of("image_folder", size, content_hash), lambda: decode_splits(listing, size))
-    train, test = (ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS)  # type: ignore[arg-type]
-    return Dataset(root.name, f"image folders in {root}", tuple(class_names), train, test, synthetic=False, content_hash=content_hash)
+    arrays = cached_arrays(
+        cache, key_of("image_folder", size, content_hash), lambda: decode_splits(listing, size)
+    )
+    train, test = (
+        ImageSet(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS
+    )  # type: ignore[arg-type]
+    return Dataset(
+        root.name,
+        f"image folders in {root}",
+        tuple(class_names),
+        train,
+        test,
+        synthetic=False,
+        content_hash=content_hash,
+    )
 
 
 def class_folders(root: Path, split: str = "train") -> list[str]:
@@ -45,7 +61,9 @@ def class_folders(root: Path, split: str = "train") -> list[str]:
         DataError: There are fewer than two classes.
     """
     if not (root / split).is_dir():
-        raise DataMissingError(f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root")
+        raise DataMissingError(
+            f"{root / split}: there is no such folder; wanted {split}/CLASS/* with images below data.root"
+        )
     class_names = sorted(path.name for path in (root / split).iterdir() if path.is_dir())
     if len(class_names) < 2:
         raise DataError(f"{root / split}: got {len(class_names)} class folders; wanted at least 2")
@@ -66,7 +84,9 @@ def list_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int
         if path.suffix.lower() in SUFFIXES
     ]
     if not files:
-        raise DataError(f"{folder}: there is no image; wanted files ending in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(
+            f"{folder}: there is no image; wanted files ending in {', '.join(sorted(SUFFIXES))}"
+        )
     return files
 
 

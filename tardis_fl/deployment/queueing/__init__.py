@@ -1,1 +1,4 @@
-"""Requests over time: devices, links and tiers as a network of queues. Knows neither configuration nor PyTorch."""
+"""Requests over time: devices, links and tiers as a network of queues.
+
+Knows neither configuration nor PyTorch.
+"""

@@ -22,7 +22,9 @@ class Arrivals(Protocol):
     def mean_rate(self, num_devices: int) -> float:
         """Returns the mean requests a second and device."""
 
-    def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
+    def draw(
+        self, num_requests: int, num_devices: int, rng: np.random.Generator
+    ) -> tuple[Floats, Devices]:
         """Returns intended send times (N,), ascending, and the device of each."""
 
 
@@ -44,7 +46,9 @@ class Poisson:
         """Returns the rate."""
         return self.rate
 
-    def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
+    def draw(
+        self, num_requests: int, num_devices: int, rng: np.random.Generator
+    ) -> tuple[Floats, Devices]:
         """Draws the superposition of all devices, which is Poisson too, with the device of each request drawn evenly."""
         times = rng.standard_exponential(num_requests)
         times /= self.rate * num_devices
@@ -67,18 +71,29 @@ class Bursty:
     off_s: float
 
     def __post_init__(self) -> None:
-        for name, value in (("the rate", self.burst_rate), ("a mean burst of", self.on_s), ("a mean silence of", self.off_s)):
+        for name, value in (
+            ("the rate", self.burst_rate),
+            ("a mean burst of", self.on_s),
+            ("a mean silence of", self.off_s),
+        ):
             _checked(name, value)
 
     def mean_rate(self, num_devices: int) -> float:
         """Returns the mean requests a second and device, silences included."""
         return self.burst_rate * self.on_s / (self.on_s + self.off_s)
 
-    def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
-        horizon = 1.1 * num_requests / (self.mean_rate(num_devices) * num_devices) + 5 * (self.on_s + self.off_s)
+    def draw(
+        self, num_requests: int, num_devices: int, rng: np.random.Generator
+    ) -> tuple[Floats, Devices]:
+        horizon = 1.1 * num_requests / (self.mean_rate(num_devices) * num_devices) + 5 * (
+            self.on_s + self.off_s
+        )
         while True:
             parts = [self._one(horizon, rng) for _ in range(num_devices)]
-            times, devices = np.concatenate(parts), np.repeat(np.arange(num_devices, dtype=np.int32), [len(part) for part in parts])
+            times, devices = (
+                np.concatenate(parts),
+                np.repeat(np.arange(num_devices, dtype=np.int32), [len(part) for part in parts]),
+            )
             if len(times) >= num_requests:
                 order = np.argsort(times, kind="stable")[:num_requests]
                 return times[order], devices[order]
@@ -92,9 +107,19 @@ class Bursty:
         if not silent_first:
             silences[0] = 0.0
         while bursts.sum() + silences.sum() < horizon:
-            bursts, silences = np.append(bursts, rng.exponential(self.on_s, count)), np.append(silences, rng.exponential(self.off_s, count))
+            bursts, silences = (
+                np.append(bursts, rng.exponential(self.on_s, count)),
+                np.append(silences, rng.exponential(self.off_s, count)),
+            )
         ends = np.cumsum(bursts)
-        gaps = rng.standard_exponential(math.ceil(self.burst_rate * ends[-1] + 6 * math.sqrt(self.burst_rate * ends[-1]) + 20)) / self.burst_rate
+        gaps = (
+            rng.standard_exponential(
+                math.ceil(
+                    self.burst_rate * ends[-1] + 6 * math.sqrt(self.burst_rate * ends[-1]) + 20
+                )
+            )
+            / self.burst_rate
+        )
         inside = np.cumsum(gaps)
         inside = inside[inside < ends[-1]]
         times = inside + np.cumsum(silences)[np.searchsorted(ends, inside, side="right")]
@@ -114,7 +139,9 @@ class Periodic:
         """Returns the rate."""
         return self.rate
 
-    def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
+    def draw(
+        self, num_requests: int, num_devices: int, rng: np.random.Generator
+    ) -> tuple[Floats, Devices]:
         phases = rng.random(num_devices) / self.rate
         order = np.argsort(phases, kind="stable")
         cycles = -(-num_requests // num_devices)
@@ -139,14 +166,18 @@ class Trace:
         span = float(self.times[-1] - self.times[0])
         return (len(self.times) - 1) / span / num_devices if span > 0 else 0.0
 
-    def draw(self, num_requests: int, num_devices: int, rng: np.random.Generator) -> tuple[Floats, Devices]:
+    def draw(
+        self, num_requests: int, num_devices: int, rng: np.random.Generator
+    ) -> tuple[Floats, Devices]:
         """Returns the recorded requests, as many as there are and at most so many; `rng` isn't used."""
         times = self.times[:num_requests]
         if self.devices is None:
             return times, (np.arange(len(times)) % num_devices).astype(np.int32)
         devices = self.devices[:num_requests]
         if int(devices.max()) >= num_devices:
-            raise ConfigError(f"trace: names the device {int(devices.max())}; there are {num_devices}, from 0 on")
+            raise ConfigError(
+                f"trace: names the device {int(devices.max())}; there are {num_devices}, from 0 on"
+            )
         return times, devices
 
     @classmethod
@@ -158,7 +189,8 @@ class Trace:
             most: Requests to read; None: all.
 
         Raises:
-            ConfigError: The file can't be read, a line is no request, or time goes back; with the line's number.
+            ConfigError: The file can't be read, a line is no request, or time goes back; with the
+                line's number.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -173,17 +205,27 @@ class Trace:
             try:
                 time, device = float(first), int(second) if second.strip() else -1
             except ValueError:
-                raise ConfigError(f"{path}: line {number}: got {line.strip()!r}; wanted seconds, or seconds,device") from None
+                raise ConfigError(
+                    f"{path}: line {number}: got {line.strip()!r}; wanted seconds, or seconds,device"
+                ) from None
             if not 0 <= time < math.inf:
-                raise ConfigError(f"{path}: line {number}: got the time {first.strip()}; wanted a finite number of seconds, at least 0")
+                raise ConfigError(
+                    f"{path}: line {number}: got the time {first.strip()}; wanted a finite number of seconds, at least 0"
+                )
             if times and time < times[-1]:
-                raise ConfigError(f"{path}: line {number}: time goes back, from {times[-1]:g} to {time:g} s; wanted ascending times")
+                raise ConfigError(
+                    f"{path}: line {number}: time goes back, from {times[-1]:g} to {time:g} s; wanted ascending times"
+                )
             if times and (device < 0) != (devices[-1] < 0):
-                raise ConfigError(f"{path}: line {number}: wanted a device in every line, or in none")
+                raise ConfigError(
+                    f"{path}: line {number}: wanted a device in every line, or in none"
+                )
             times.append(time)
             devices.append(device)
             if len(times) == most:
                 break
         if not times:
             raise ConfigError(f"{path}: holds no requests; wanted one a line")
-        return cls(np.asarray(times), np.asarray(devices, dtype=np.int32) if devices[0] >= 0 else None)
+        return cls(
+            np.asarray(times), np.asarray(devices, dtype=np.int32) if devices[0] >= 0 else None
+        )

@@ -1,7 +1,8 @@
 """Time in which a server works: slower links, outages and crashes as a piecewise-linear clock.
 
-Work W(t) is how many seconds at full rate a server could have worked until t. A queue without idling that is simulated in work, and
-whose results are turned back into time, is the queue with that changing rate, exactly; it needs no loop over changes.
+Work W(t) is how many seconds at full rate a server could have worked until t. A queue without
+idling that is simulated in work, and whose results are turned back into time, is the queue with
+that changing rate, exactly; it needs no loop over changes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ class WorkClock:
         self._times = np.asarray(times, dtype=np.float64)
         self._factors = np.asarray(factors, dtype=np.float64)
         lengths = np.diff(self._times)
-        self._work = self._times[0] + np.concatenate([[0.0], np.cumsum(lengths * self._factors[:-1])])
-        self._moving = self._times[0] + np.concatenate([[0.0], np.cumsum(lengths * (self._factors[:-1] > 0))])
+        self._work = self._times[0] + np.concatenate(
+            [[0.0], np.cumsum(lengths * self._factors[:-1])]
+        )
+        self._moving = self._times[0] + np.concatenate(
+            [[0.0], np.cumsum(lengths * (self._factors[:-1] > 0))]
+        )
 
     @classmethod
     def of_windows(cls, windows: Sequence[tuple[float, float]]) -> WorkClock:
@@ -49,7 +54,11 @@ class WorkClock:
         """Returns W(t); ascending, and constant where the server stands still."""
         index = np.searchsorted(self._times, times, side="right") - 1
         inside = np.maximum(index, 0)
-        return np.where(index < 0, times, self._work[inside] + (times - self._times[inside]) * self._factors[inside])
+        return np.where(
+            index < 0,
+            times,
+            self._work[inside] + (times - self._times[inside]) * self._factors[inside],
+        )
 
     def busy_seconds(self, begun: Floats, done: Floats) -> Floats:
         """Returns how long a server needs from one amount of work to another, without the time in which it stands still."""
@@ -66,7 +75,13 @@ class WorkClock:
     def _moving_at(self, work: Floats) -> Floats:
         index = np.searchsorted(self._work, work, side="right") - 1
         inside = np.maximum(index, 0)
-        return np.where(index < 0, work, self._moving[inside] + (work - self._work[inside]) / np.where(self._factors[inside] > 0, self._factors[inside], 1.0))
+        return np.where(
+            index < 0,
+            work,
+            self._moving[inside]
+            + (work - self._work[inside])
+            / np.where(self._factors[inside] > 0, self._factors[inside], 1.0),
+        )
 
     def _time(self, work: Floats, side: str) -> Floats:
         index = np.searchsorted(self._work, work, side=side) - 1  # type: ignore[call-overload]

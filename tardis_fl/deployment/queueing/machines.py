@@ -11,7 +11,18 @@ import numpy.typing as npt
 from tardis_fl.config.deployment import DeploymentConfig, DeploymentFaultConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.deployment.queueing.results import Latency
-from tardis_fl.deployment.queueing.system import Crash, Fault, Link, Loss, Outage, Power, Radio, Slow, System, Tier
+from tardis_fl.deployment.queueing.system import (
+    Crash,
+    Fault,
+    Link,
+    Loss,
+    Outage,
+    Power,
+    Radio,
+    Slow,
+    System,
+    Tier,
+)
 from tardis_fl.deployment.queueing.without_load import no_load_energy, no_load_latency
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.profiles import Profiles, load_profiles
@@ -56,25 +67,40 @@ class Machines:
         depthwise = CATALOGUE[config.model.backbone].depthwise
         overheads = [value / MS for value in hardware.overhead_ms or [0.0] * len(macs)]
         devices = [profiles.device(name) for name in hardware.devices]
-        seconds = [device.seconds(count, depthwise=depthwise) + over for device, count, over in zip(devices, macs, overheads, strict=True)]
+        seconds = [
+            device.seconds(count, depthwise=depthwise) + over
+            for device, count, over in zip(devices, macs, overheads, strict=True)
+        ]
         whole = devices[-1].seconds(sum(macs), depthwise=depthwise) + overheads[-1]
         system = _system(config, profiles, seconds)
         picture_system = _system(config, profiles, [*seconds[:-1], whole])
         tiers = range(len(macs))
         energies = [no_load_energy(system, tier, boundary_bytes) for tier in tiers]
-        sources = {name: profiles.devices[name].source for name in hardware.devices} | {name: profiles.links[name].source for name in hardware.links}
+        sources = {name: profiles.devices[name].source for name in hardware.devices} | {
+            name: profiles.links[name].source for name in hardware.links
+        }
         if hardware.radio is not None:
-            sources[hardware.radio if hardware.radio not in sources else f"{hardware.radio} (radio)"] = profiles.radios[hardware.radio].source
+            sources[
+                hardware.radio if hardware.radio not in sources else f"{hardware.radio} (radio)"
+            ] = profiles.radios[hardware.radio].source
         return cls(
-            system, tuple(MS * no_load_latency(system, tier, boundary_bytes) for tier in tiers),
-            tuple(MS * joules for joules in energies if joules is not None) if energies[0] is not None else None, picture_system,
-            tuple(MS * value for value in seconds), tuple(hardware.servers or [1] * (len(macs) - 1)),
+            system,
+            tuple(MS * no_load_latency(system, tier, boundary_bytes) for tier in tiers),
+            tuple(MS * joules for joules in energies if joules is not None)
+            if energies[0] is not None
+            else None,
+            picture_system,
+            tuple(MS * value for value in seconds),
+            tuple(hardware.servers or [1] * (len(macs) - 1)),
             sources,
-        )  # fmt: skip
+        )
 
     def carry(self, largest_bytes: npt.NDArray[np.int64]) -> bool:
         """Whether the links carry messages of up to so many bytes (boundaries,)."""
-        return all(link.carries(float(size)) for link, size in zip(self.system.links, largest_bytes, strict=True))
+        return all(
+            link.carries(float(size))
+            for link, size in zip(self.system.links, largest_bytes, strict=True)
+        )
 
     def mean_latency_ms(self, shares: npt.NDArray[np.float64]) -> float:
         """Returns the mean latency where each exit answers a share of the samples (exits,)."""
@@ -112,23 +138,46 @@ def _system(config: Config, profiles: Profiles, seconds: Sequence[float]) -> Sys
     deployment, names = config.deployment, [tier.name for tier in config.tiers]
     hardware, load = deployment.hardware, deployment.load
     assert hardware is not None
-    servers, batch_sizes = hardware.servers or [1] * (len(names) - 1), (load.batch_sizes if load else None) or [1] * (len(names) - 1)
+    servers, batch_sizes = (
+        hardware.servers or [1] * (len(names) - 1),
+        (load.batch_sizes if load else None) or [1] * (len(names) - 1),
+    )
     wait_s, cost = (load.batch_wait_ms / MS, load.batch_cost) if load else (0.0, 1.0)
     tiers = [Tier(names[0], seconds[0])] + [
         Tier(name, service, count, batch_size=size, batch_wait_s=wait_s, batch_cost=cost)
-        for name, service, count, size in zip(names[1:], seconds[1:], servers, batch_sizes, strict=True)
+        for name, service, count, size in zip(
+            names[1:], seconds[1:], servers, batch_sizes, strict=True
+        )
     ]
     links = [
-        Link(f"{sender} to {receiver} ({name})", link.up_bit_per_s, link.down_bit_per_s, link.delay_s, 0.0, link.max_payload_bytes, hardware.fragments)
-        for sender, receiver, name in zip(names, names[1:], hardware.links, strict=False) for link in (profiles.link(name),)
-    ]  # fmt: skip
+        Link(
+            f"{sender} to {receiver} ({name})",
+            link.up_bit_per_s,
+            link.down_bit_per_s,
+            link.delay_s,
+            0.0,
+            link.max_payload_bytes,
+            hardware.fragments,
+        )
+        for sender, receiver, name in zip(names, names[1:], hardware.links, strict=False)
+        for link in (profiles.link(name),)
+    ]
     device = profiles.device(hardware.devices[0])
-    power = Power(device.idle_w, device.active_w) if device.idle_w is not None and device.active_w is not None else None
+    power = (
+        Power(device.idle_w, device.active_w)
+        if device.idle_w is not None and device.active_w is not None
+        else None
+    )
     radio = profiles.radio(hardware.radio) if hardware.radio else None
     return System(
-        tuple(tiers), tuple(links), power, Radio(radio.transmit_w, radio.receive_w, radio.idle_w, radio.tails) if radio else None,
-        answer_bytes=hardware.answer_bytes, on_failure=deployment.on_failure, max_attempts=deployment.max_attempts,
-    )  # fmt: skip
+        tuple(tiers),
+        tuple(links),
+        power,
+        Radio(radio.transmit_w, radio.receive_w, radio.idle_w, radio.tails) if radio else None,
+        answer_bytes=hardware.answer_bytes,
+        on_failure=deployment.on_failure,
+        max_attempts=deployment.max_attempts,
+    )
 
 
 def faults_of(deployment: DeploymentConfig, tiers: Sequence[str]) -> tuple[Fault, ...]:

@@ -11,7 +11,9 @@ from bisect import bisect_right
 import numpy as np
 import numpy.typing as npt
 
-CHUNK = 1 << 16  # jobs whose sums are formed at a time: they stay in the processor's cache, and rounding doesn't grow with the queue's age
+CHUNK = (
+    1 << 16
+)  # jobs whose sums are formed at a time: they stay in the processor's cache, and rounding doesn't grow with the queue's age
 LONG_SEGMENT = 512
 
 Floats = npt.NDArray[np.float64]
@@ -20,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 def one_server(arrivals: Floats, services: Floats | float) -> Floats:
     """Returns when each job is done (N,) at a single server: max(arrival, done before) + service, all at once.
 
-    done_i = max over j <= i of (arrival_j + service_j + ... + service_i), so with C the running sum of service times it is
-    C_i + the running maximum of (arrival_j - C_{j-1}) (Lindley 1952).
+    done_i = max over j <= i of (arrival_j + service_j + ... + service_i), so with C the running sum
+    of service times it is C_i + the running maximum of (arrival_j - C_{j-1}) (Lindley 1952).
 
     Args:
         arrivals: (N,) ascending.
@@ -55,7 +57,8 @@ def one_server(arrivals: Floats, services: Floats | float) -> Floats:
 def many_servers(arrivals: Floats, services: Floats | float, num_servers: int) -> Floats:
     """Returns when each job is done (N,) at several servers with one queue.
 
-    With one service time for all, jobs are done in their order, so each server gets every num_servers-th job.
+    With one service time for all, jobs are done in their order, so each server gets every
+    num_servers-th job.
     """
     if num_servers == 1:
         return one_server(arrivals, services)
@@ -76,11 +79,13 @@ def many_servers(arrivals: Floats, services: Floats | float, num_servers: int) -
     return done
 
 
-def batches(arrivals: Floats, service_s: float, num_servers: int, *, size: int, wait_s: float, cost: float) -> tuple[Floats, Floats, float]:
+def batches(
+    arrivals: Floats, service_s: float, num_servers: int, *, size: int, wait_s: float, cost: float
+) -> tuple[Floats, Floats, float]:
     """Returns when each job's batch begins and is done, (N,) each, and how long the servers are busy, added up.
 
-    A free server takes up to `size` waiting jobs as soon as there are so many, or the oldest has waited for `wait_s`.
-    A batch of b takes service_s * (1 + cost * (b - 1)).
+    A free server takes up to `size` waiting jobs as soon as there are so many, or the oldest has
+    waited for `wait_s`. A batch of b takes service_s * (1 + cost * (b - 1)).
     """
     came = arrivals.tolist()
     count, first = len(came), 0
@@ -113,7 +118,9 @@ def segmented(arrivals: Floats, services: Floats | float, bounds: npt.NDArray[np
         rows = slice(bounds[segment], bounds[segment + 1])
         done[rows] = one_server(arrivals[rows], services if same else services[rows])  # type: ignore[index]
     width = 1
-    while width < LONG_SEGMENT:  # short segments of about the same length, side by side in one padded array
+    while (
+        width < LONG_SEGMENT
+    ):  # short segments of about the same length, side by side in one padded array
         chosen = np.flatnonzero((lengths >= width) & (lengths < 2 * width))
         if len(chosen):
             _side_by_side(done, arrivals, services, bounds[:-1][chosen], lengths[chosen])
@@ -121,7 +128,13 @@ def segmented(arrivals: Floats, services: Floats | float, bounds: npt.NDArray[np
     return done
 
 
-def _side_by_side(done: Floats, arrivals: Floats, services: Floats | float, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
+def _side_by_side(
+    done: Floats,
+    arrivals: Floats,
+    services: Floats | float,
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+) -> None:
     columns = np.arange(lengths.max())
     inside = columns < lengths[:, None]
     rows = (starts[:, None] + columns)[inside]

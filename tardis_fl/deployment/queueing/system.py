@@ -1,4 +1,7 @@
-"""What is simulated: tiers, links, the device's power, and what breaks. Units: seconds, bits, bytes, watts."""
+"""What is simulated: tiers, links, the device's power, and what breaks.
+
+Units: seconds, bits, bytes, watts.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from tardis_fl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Tier:
-    """Machines that compute one segment. The first tier is the devices, each with one machine and a queue of its own.
+    """Machines that compute one segment.
+
+    The first tier is the devices, each with one machine and a queue of its own.
 
     Attributes:
         name: For messages and results.
@@ -18,7 +23,8 @@ class Tier:
         servers: Machines side by side, which share one queue (1 on the first tier).
         service: deterministic, or exponential with the mean service_s.
         batch_size: Most samples that a machine computes at a time (1 on the first tier).
-        batch_wait_s: Longest time that the oldest sample waits for a batch to fill, while a machine is free.
+        batch_wait_s: Longest time that the oldest sample waits for a batch to fill, while a machine
+            is free.
         batch_cost: A batch of b takes service_s * (1 + batch_cost * (b - 1)).
     """
 
@@ -32,9 +38,13 @@ class Tier:
 
     def __post_init__(self) -> None:
         if not 0 < self.service_s < float("inf"):
-            raise ConfigError(f"{self.name}: got a service time of {self.service_s} s; wanted a finite time above 0, and so a rate above 0")
+            raise ConfigError(
+                f"{self.name}: got a service time of {self.service_s} s; wanted a finite time above 0, and so a rate above 0"
+            )
         if self.servers < 1 or self.batch_size < 1:
-            raise ConfigError(f"{self.name}: got {self.servers} servers and batches of {self.batch_size}; wanted at least 1 of each")
+            raise ConfigError(
+                f"{self.name}: got {self.servers} servers and batches of {self.batch_size}; wanted at least 1 of each"
+            )
 
     @property
     def best_seconds_a_sample(self) -> float:
@@ -46,8 +56,9 @@ class Tier:
 class Link:
     """A way from one tier to the next: a queue in which a message's bits are sent, then a delay that occupies nothing.
 
-    Each device has a first link of its own; further links are shared by all requests. Answers go back without a queue, and whatever breaks:
-    outages, losses and slower rates hold up what goes away from the device alone.
+    Each device has a first link of its own; further links are shared by all requests. Answers go
+    back without a queue, and whatever breaks: outages, losses and slower rates hold up what goes
+    away from the device alone.
 
     Attributes:
         name: For messages and results.
@@ -69,13 +80,19 @@ class Link:
 
     def __post_init__(self) -> None:
         if not (0 < self.up_bit_per_s < float("inf") and 0 < self.down_bit_per_s < float("inf")):
-            raise ConfigError(f"{self.name}: got {self.up_bit_per_s} bit/s up and {self.down_bit_per_s} down; wanted finite rates above 0")
+            raise ConfigError(
+                f"{self.name}: got {self.up_bit_per_s} bit/s up and {self.down_bit_per_s} down; wanted finite rates above 0"
+            )
         if not (0 <= self.delay_s < float("inf") and 0 <= self.jitter_s < float("inf")):
-            raise ConfigError(f"{self.name}: got a delay of {self.delay_s} s and a jitter of {self.jitter_s} s; wanted finite times of at least 0")
+            raise ConfigError(
+                f"{self.name}: got a delay of {self.delay_s} s and a jitter of {self.jitter_s} s; wanted finite times of at least 0"
+            )
 
     def carries(self, num_bytes: float) -> bool:
         """Whether a message fits into a frame, or may be sent as several."""
-        return self.max_payload_bytes is None or self.fragments or num_bytes <= self.max_payload_bytes
+        return (
+            self.max_payload_bytes is None or self.fragments or num_bytes <= self.max_payload_bytes
+        )
 
     def check_payload(self, num_bytes: float) -> None:
         """Refuses a message that no frame carries.
@@ -114,14 +131,18 @@ class Radio:
 
 @dataclass(frozen=True)
 class Loss:
-    """Messages over a boundary get lost. Lost ones are sent again after `timeout_s`, and hold their place in the queue meanwhile.
+    """Messages over a boundary get lost.
 
-    In bursts, good and bad runs of transmissions alternate, both of geometric length; a bad one hits the message that comes next, again and again.
+    Lost ones are sent again after `timeout_s`, and hold their place in the queue meanwhile.
+
+    In bursts, good and bad runs of transmissions alternate, both of geometric length; a bad one
+    hits the message that comes next, again and again.
 
     Attributes:
         boundary: From the device's on, 0 first.
         probability: Of each transmission.
-        burst: Mean number of transmissions lost in a row (Gilbert 1960: all are lost in the bad state); None: independent.
+        burst: Mean number of transmissions lost in a row (Gilbert 1960: all are lost in the bad
+            state); None: independent.
         timeout_s: From the end of a lost transmission to the next.
     """
 
@@ -132,7 +153,9 @@ class Loss:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability < 1 or (self.burst is not None and self.burst < 1):
-            raise ConfigError(f"loss: got the probability {self.probability} in bursts of {self.burst}; wanted one in [0, 1), and bursts of at least 1")
+            raise ConfigError(
+                f"loss: got the probability {self.probability} in bursts of {self.burst}; wanted one in [0, 1), and bursts of at least 1"
+            )
 
     @property
     def hit(self) -> float:
@@ -200,8 +223,9 @@ class System:
         power: Of the device; None: energy isn't counted.
         radio: Of the device; None: it isn't counted.
         faults: What breaks.
-        on_failure: What a request does that reaches a link in an outage or a crashed tier, or whose message was lost `max_attempts` times. retry:
-            wait, or send again; degrade: be answered by the exit of the last tier that computed; drop: be given up.
+        on_failure: What a request does that reaches a link in an outage or a crashed tier, or whose
+            message was lost `max_attempts` times. retry: wait, or send again; degrade: be answered
+            by the exit of the last tier that computed; drop: be given up.
         max_attempts: See there.
         answer_bytes: Of the answer on its way back.
     """
@@ -217,7 +241,9 @@ class System:
 
     def __post_init__(self) -> None:
         if len(self.tiers) < 2 or len(self.links) != len(self.tiers) - 1:
-            raise ConfigError(f"a system of {len(self.tiers)} tiers and {len(self.links)} links; wanted at least two tiers, and one link fewer")
+            raise ConfigError(
+                f"a system of {len(self.tiers)} tiers and {len(self.links)} links; wanted at least two tiers, and one link fewer"
+            )
         first = self.tiers[0]
         if first.servers != 1 or first.batch_size != 1:
             raise ConfigError(

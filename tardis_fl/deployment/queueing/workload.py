@@ -19,7 +19,8 @@ class Workload:
         num_devices: That send them.
         num_requests: In all.
         exits: (S,) tier that answers each sample.
-        bytes_up: (boundaries, S) bytes of a sample's message over each boundary; (boundaries, 1) where all are alike.
+        bytes_up: (boundaries, S) bytes of a sample's message over each boundary; (boundaries, 1)
+            where all are alike.
         correct: (tiers, S) whether each tier's exit is right; None: accuracy isn't asked for.
         deadline_s: Latency above which an answer is late; None: none.
     """
@@ -35,9 +36,13 @@ class Workload:
     def __post_init__(self) -> None:
         samples = len(self.exits)
         if self.num_devices < 1 or self.num_requests < 1 or samples < 1:
-            raise ValueError(f"workload: got {self.num_devices} devices, {self.num_requests} requests and {samples} samples; wanted at least 1 of each")
+            raise ValueError(
+                f"workload: got {self.num_devices} devices, {self.num_requests} requests and {samples} samples; wanted at least 1 of each"
+            )
         if self.bytes_up.ndim != 2 or self.bytes_up.shape[1] not in (1, samples):
-            raise ValueError(f"bytes_up: got the shape {self.bytes_up.shape}; wanted (boundaries, {samples}) or (boundaries, 1)")
+            raise ValueError(
+                f"bytes_up: got the shape {self.bytes_up.shape}; wanted (boundaries, {samples}) or (boundaries, 1)"
+            )
 
     @property
     def rate(self) -> float:
@@ -61,4 +66,6 @@ class Workload:
         """Returns the bytes of the largest message over a boundary; 0 where none crosses it."""
         crossing = self.exits > boundary
         sizes = self.bytes_up[boundary]
-        return float((sizes[crossing] if len(sizes) > 1 else sizes).max()) if crossing.any() else 0.0
+        return (
+            float((sizes[crossing] if len(sizes) > 1 else sizes).max()) if crossing.any() else 0.0
+        )

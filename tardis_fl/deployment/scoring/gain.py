@@ -28,15 +28,22 @@ def gain_score(logits: Tensor, temperature: float, coefficients: tuple[float, ..
     total = torch.full(logits.shape[:-1], coefficients[0], dtype=torch.float64)
     for weight, values in zip(coefficients[1:], statistics(logits, temperature), strict=True):
         total = total + weight * values
-    return 1 - torch.from_numpy(np.asarray(expit(total.cpu().numpy())))  # not PyTorch's, whose last bit depends on how many samples there are
+    return 1 - torch.from_numpy(
+        np.asarray(expit(total.cpu().numpy()))
+    )  # not PyTorch's, whose last bit depends on how many samples there are
 
 
 def statistics(logits: Tensor, temperature: float) -> list[Tensor]:
     """Returns what the score looks at, each (...) float64: largest probability, margin, 1 - normalised entropy, log-odds of the largest."""
     probabilities = torch.softmax(logits.double() / temperature, -1)
     largest = probabilities.amax(-1)
-    log_odds = torch.from_numpy(np.asarray(logit(largest.clamp(1e-13, 1 - 1e-13).cpu().numpy()))).clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
-    return [values.cpu() for values in (largest, margin(probabilities), entropy(probabilities), log_odds)]
+    log_odds = torch.from_numpy(
+        np.asarray(logit(largest.clamp(1e-13, 1 - 1e-13).cpu().numpy()))
+    ).clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
+    return [
+        values.cpu()
+        for values in (largest, margin(probabilities), entropy(probabilities), log_odds)
+    ]
 
 
 def fit_gain(table: FitTable, temperatures: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
@@ -53,12 +60,25 @@ def fit_gain(table: FitTable, temperatures: tuple[float, ...]) -> tuple[tuple[fl
         TypeError: The table is of another role.
     """
     if not isinstance(table, FitTable):
-        raise TypeError(f"scores are fitted on the fit role only, got a table of the role {table.role!r}")
+        raise TypeError(
+            f"scores are fitted on the fit role only, got a table of the role {table.role!r}"
+        )
     correct = table.correct()
     return tuple(
-        _logistic(np.stack([values.numpy() for values in statistics(torch.from_numpy(table.logits[exit]), temperatures[exit])], axis=1), ~correct[exit] & correct[exit + 1])
+        _logistic(
+            np.stack(
+                [
+                    values.numpy()
+                    for values in statistics(
+                        torch.from_numpy(table.logits[exit]), temperatures[exit]
+                    )
+                ],
+                axis=1,
+            ),
+            ~correct[exit] & correct[exit + 1],
+        )
         for exit in range(table.num_exits - 1)
-    )  # fmt: skip
+    )
 
 
 def _logistic(columns: Floats, happened: npt.NDArray[np.bool_]) -> tuple[float, ...]:
@@ -71,8 +91,12 @@ def _logistic(columns: Floats, happened: npt.NDArray[np.bool_]) -> tuple[float, 
     def loss(weights: Floats) -> tuple[float, Floats]:
         agreement = sign * (inputs @ weights)
         slope = -sign / (1 + np.exp(np.clip(agreement, -500, 500)))
-        return float(np.logaddexp(0, -agreement).mean() + PENALTY / 2 * weights @ weights), inputs.T @ slope / len(sign) + PENALTY * weights
+        return float(
+            np.logaddexp(0, -agreement).mean() + PENALTY / 2 * weights @ weights
+        ), inputs.T @ slope / len(sign) + PENALTY * weights
 
-    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    found = minimize(
+        loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+    ).x
     weights = found[1:] / spread
     return (float(found[0] - weights @ mean), *weights.tolist())

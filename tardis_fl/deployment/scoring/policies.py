@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.deployment import POLICY_NAMES, USERS_FUNCTION
-from tardis_fl.deployment.scoring.gain import fit_gain, gain_score
-from tardis_fl.early_exit.scoring.confidence import Score, checked_scores
-from tardis_fl.early_exit.evaluation import ExitTable, FitTable
-from tardis_fl.early_exit.scoring.scores import PATIENCE, POLICIES, early_scores, score
 from tardis_fl.core.user_functions import imported
+from tardis_fl.deployment.scoring.gain import fit_gain, gain_score
+from tardis_fl.early_exit.evaluation import ExitTable, FitTable
+from tardis_fl.early_exit.scoring.confidence import Score, checked_scores
+from tardis_fl.early_exit.scoring.scores import PATIENCE, POLICIES, early_scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,9 +42,13 @@ class ScoringRule:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICY_NAMES and not USERS_FUNCTION.match(self.policy):
-            raise ValueError(f"policy: got {self.policy!r}; wanted one of {', '.join(POLICY_NAMES)}, or MODULE:FUNCTION")
+            raise ValueError(
+                f"policy: got {self.policy!r}; wanted one of {', '.join(POLICY_NAMES)}, or MODULE:FUNCTION"
+            )
         if (self.policy == GAIN) != (self.coefficients is not None):
-            raise ValueError(f"coefficients: the policy {self.policy!r} {'wants them' if self.policy == GAIN else 'takes none'}")
+            raise ValueError(
+                f"coefficients: the policy {self.policy!r} {'wants them' if self.policy == GAIN else 'takes none'}"
+            )
 
     @property
     def needs_earlier_exits(self) -> bool:
@@ -52,13 +56,18 @@ class ScoringRule:
         return self.policy == PATIENCE
 
     def at(self, exit: int) -> Score:
-        """Returns the score of one early exit: logits (B, classes) to (B,) float64. Not for patience, which needs all exits."""
+        """Returns the score of one early exit: logits (B, classes) to (B,) float64.
+
+        Not for patience, which needs all exits.
+        """
         temperature = self.temperatures[exit]
         if self.policy in POLICIES:
             return partial(score, self.policy, temperature=temperature)
         if self.policy == GAIN:
             assert self.coefficients is not None
-            return partial(gain_score, temperature=temperature, coefficients=self.coefficients[exit])
+            return partial(
+                gain_score, temperature=temperature, coefficients=self.coefficients[exit]
+            )
         return partial(_users_score, users_function(self.policy), temperature)
 
     def scores(self, logits: Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -88,12 +97,19 @@ def fit_scoring(policy: str, table: FitTable, temperatures: Sequence[float]) -> 
 
 def extra_bytes(policy: str, ensemble: bool, num_classes: int) -> int:
     """Returns what crosses a boundary beside the features, for one sample: what earlier exits said, where the decision behind it needs that."""
-    return (BYTES_PER_PROBABILITY * num_classes if ensemble else 0) + (PATIENCE_BYTES if policy == PATIENCE else 0)
+    return (BYTES_PER_PROBABILITY * num_classes if ensemble else 0) + (
+        PATIENCE_BYTES if policy == PATIENCE else 0
+    )
 
 
 def table_scores(policy: str, table: ExitTable, temperatures: Sequence[float]) -> Tensor:
     """Scores every exit of a table, the last one too, by a policy of `POLICIES`: (exits, N) float64."""
-    return torch.stack([score(policy, torch.from_numpy(logits), t) for logits, t in zip(table.logits, temperatures, strict=True)])
+    return torch.stack(
+        [
+            score(policy, torch.from_numpy(logits), t)
+            for logits, t in zip(table.logits, temperatures, strict=True)
+        ]
+    )
 
 
 @lru_cache(maxsize=8)
@@ -107,4 +123,10 @@ def users_function(name: str) -> Callable[[Tensor], Any]:
 
 
 def _users_score(function: Callable[[Tensor], Any], temperature: float, logits: Tensor) -> Tensor:
-    return checked_scores(lambda rows: function(torch.softmax(rows.double() / temperature, -1)), logits).double().clamp(0, 1)
+    return (
+        checked_scores(
+            lambda rows: function(torch.softmax(rows.double() / temperature, -1)), logits
+        )
+        .double()
+        .clamp(0, 1)
+    )

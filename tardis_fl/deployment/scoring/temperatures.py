@@ -14,9 +14,14 @@ ECE_BINS = 15
 
 
 def fit_temperatures(table: FitTable) -> list[float]:
-    """Fits one temperature an exit by the negative log-likelihood of the fit role (Guo et al. 2017, section 4.2)."""
+    """Fits one temperature an exit by the negative log-likelihood of the fit role (Guo et al.
+
+    2017, section 4.2).
+    """
     if not isinstance(table, FitTable):
-        raise TypeError(f"temperatures are fitted on the fit role only, got a table of the role {table.role!r}")
+        raise TypeError(
+            f"temperatures are fitted on the fit role only, got a table of the role {table.role!r}"
+        )
     labels = torch.from_numpy(table.labels)
     return [fit_temperature(torch.from_numpy(logits), labels) for logits in table.logits]
 
@@ -54,7 +59,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def expected_calibration_error(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], num_bins: int = ECE_BINS) -> float:
+def expected_calibration_error(
+    confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], num_bins: int = ECE_BINS
+) -> float:
     """Returns the mean gap between confidence and accuracy over equal-width bins, weighted by samples (Guo et al. 2017, equation 3).
 
     Args:
@@ -63,7 +70,9 @@ def expected_calibration_error(confidence: npt.NDArray[np.float64], correct: npt
         num_bins: Bins over [0, 1].
     """
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    gaps = np.bincount(bins, weights=confidence, minlength=num_bins) - np.bincount(bins, weights=correct, minlength=num_bins)
+    gaps = np.bincount(bins, weights=confidence, minlength=num_bins) - np.bincount(
+        bins, weights=correct, minlength=num_bins
+    )
     return float(np.abs(gaps).sum() / len(confidence))
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tardis_fl.core.randomness import Purpose, integer_seed
 from tardis_fl.deployment.thresholds.frontier import Frontier
 from tardis_fl.deployment.thresholds.sweep import Integers, checked_budget, decide
-from tardis_fl.core.randomness import Purpose, integer_seed
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,14 @@ def hull(frontier: Frontier, axis_costs: Sequence[float]) -> Frontier:
     return rows.rows(np.asarray(kept))
 
 
-def mix_for_budget(frontier: Frontier, axis_costs: Sequence[float], budget: float, *, axis: str = "cost") -> Mix:
+def mix_for_budget(
+    frontier: Frontier, axis_costs: Sequence[float], budget: float, *, axis: str = "cost"
+) -> Mix:
     """Mixes the two neighbours on the hull between which a budget lies, so that the expected mean cost equals the budget.
 
-    No random choice among thresholds of the frontier is more accurate in expectation. Where the budget is larger than the cost of the
-    most accurate point, that point is taken alone and costs less.
+    No random choice among thresholds of the frontier is more accurate in expectation. Where the
+    budget is larger than the cost of the most accurate point, that point is taken alone and costs
+    less.
 
     Args:
         frontier: Of the calibrate role.
@@ -77,18 +80,28 @@ def mix_for_budget(frontier: Frontier, axis_costs: Sequence[float], budget: floa
         return (1 - share) * values[..., below] + share * values[..., above]
 
     first, second = (tuple(points.thresholds[row].tolist()) for row in (below, above))
-    return Mix(first, second, share, float(mixed(points.num_correct)), tuple(mixed(points.exit_counts).tolist()), points.num_samples)
+    return Mix(
+        first,
+        second,
+        share,
+        float(mixed(points.num_correct)),
+        tuple(mixed(points.exit_counts).tolist()),
+        points.num_samples,
+    )
 
 
 def mixed_draw(sample_ids: npt.NDArray[np.int64], seed: int, share: float) -> npt.NDArray[np.bool_]:
     """Draws which samples the second choice decides on (N,), each with probability `share`.
 
-    A sample's draw depends on the seed and its id alone, not on its batch or place, and a larger share only adds samples.
-    Uniform numbers are the finalised counters of SplitMix64 (Steele, Lea, Flood 2014), the id being the counter.
+    A sample's draw depends on the seed and its id alone, not on its batch or place, and a larger
+    share only adds samples. Uniform numbers are the finalised counters of SplitMix64 (Steele, Lea,
+    Flood 2014), the id being the counter.
     """
     counter = np.atleast_1d(np.asarray(sample_ids)).astype(np.int64).view(np.uint64)
     with np.errstate(over="ignore"):
-        bits = counter * np.uint64(0x9E3779B97F4A7C15) + np.uint64(integer_seed(seed, Purpose.MIXING))
+        bits = counter * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+            integer_seed(seed, Purpose.MIXING)
+        )
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
         bits ^= bits >> np.uint64(31)
@@ -96,7 +109,15 @@ def mixed_draw(sample_ids: npt.NDArray[np.int64], seed: int, share: float) -> np
 
 
 def decide_mixed(
-    scores: npt.NDArray[np.float64], first: Sequence[float], second: Sequence[float], share: float, *, sample_ids: npt.NDArray[np.int64], seed: int
-) -> Integers:  # fmt: skip
+    scores: npt.NDArray[np.float64],
+    first: Sequence[float],
+    second: Sequence[float],
+    share: float,
+    *,
+    sample_ids: npt.NDArray[np.int64],
+    seed: int,
+) -> Integers:
     """Returns which exit answers each sample (N,), where `mixed_draw` says which thresholds decide on it."""
-    return np.where(mixed_draw(sample_ids, seed, share), decide(scores, second), decide(scores, first))
+    return np.where(
+        mixed_draw(sample_ids, seed, share), decide(scores, second), decide(scores, first)
+    )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.early_exit.evaluation import ExitTable
+from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.errors import RunError
 
 NEVER_ESCALATE = 0.0  # every score is at least 0
@@ -54,7 +54,8 @@ def mean_cost(exit_counts: npt.NDArray[np.number], axis_costs: Sequence[float]) 
 
     Args:
         exit_counts: (exits, M) or (exits,) samples that each exit answers.
-        axis_costs: For each exit, the whole cost of a sample that it answers, over all tiers up to there.
+        axis_costs: For each exit, the whole cost of a sample that it answers, over all tiers up to
+            there.
 
     Raises:
         ValueError: See `checked_costs`.
@@ -67,13 +68,18 @@ def checked_costs(axis_costs: Sequence[float], num_exits: int, axis: str = "cost
     """Returns the costs of one axis as an array (exits,).
 
     Raises:
-        ValueError: There isn't one finite cost for each exit, or a deeper exit costs less than a shallower one.
+        ValueError: There isn't one finite cost for each exit, or a deeper exit costs less than a
+            shallower one.
     """
     costs = np.asarray(axis_costs, dtype=np.float64)
     if costs.shape != (num_exits,) or not np.isfinite(costs).all():
-        raise ValueError(f"{axis}: got {list(axis_costs)}; wanted one finite cost for each of {num_exits} exits")
+        raise ValueError(
+            f"{axis}: got {list(axis_costs)}; wanted one finite cost for each of {num_exits} exits"
+        )
     if (np.diff(costs) < 0).any():
-        raise ValueError(f"{axis}: got {list(axis_costs)}; wanted the whole cost of a sample up to each exit, which can't fall with depth")
+        raise ValueError(
+            f"{axis}: got {list(axis_costs)}; wanted the whole cost of a sample up to each exit, which can't fall with depth"
+        )
     return costs
 
 
@@ -86,23 +92,28 @@ def checked_scores(scores: npt.NDArray[np.float64], table: ExitTable) -> Floats:
     wanted = (table.num_exits - 1, len(table))
     scores = np.asarray(scores, dtype=np.float64)
     if scores.shape != wanted:
-        raise ValueError(f"scores: got the shape {scores.shape}; wanted (exits - 1, samples) = {wanted}")
+        raise ValueError(
+            f"scores: got the shape {scores.shape}; wanted (exits - 1, samples) = {wanted}"
+        )
     if np.isnan(scores).any():
-        raise ValueError(f"scores: got NaN for {int(np.isnan(scores).any(axis=0).sum())} of {wanted[1]} samples; wanted numbers in [0, 1]")
+        raise ValueError(
+            f"scores: got NaN for {int(np.isnan(scores).any(axis=0).sum())} of {wanted[1]} samples; wanted numbers in [0, 1]"
+        )
     return scores
 
 
 def sweep(table: ExitTable, scores: npt.NDArray[np.float64], *, points: int | None = None) -> Sweep:
     """Evaluates shared thresholds on a table without running the network.
 
-    With s_k the score of exit k and m_k the largest of s_0..s_k, a sample is answered by exit k just
-    where m_{k-1} < threshold <= m_k. Counting right answers above a threshold in every m_k by a sorted
-    cumulative sum gives all thresholds at once, in O(N log N).
+    With s_k the score of exit k and m_k the largest of s_0..s_k, a sample is answered by exit k
+    just where m_{k-1} < threshold <= m_k. Counting right answers above a threshold in every m_k by
+    a sorted cumulative sum gives all thresholds at once, in O(N log N).
 
     Args:
         table: Any role; only the calibrate role's may be used to choose.
         scores: Of its early exits (exits - 1, N).
-        points: Evaluate only about so many thresholds, evenly spaced over the distinct ones, for a plot; None: all.
+        points: Evaluate only about so many thresholds, evenly spaced over the distinct ones, for a
+            plot; None: all.
     """
     reached = np.maximum.accumulate(checked_scores(scores, table), axis=0)  # (exits - 1, N): m_k
     candidates = np.unique(reached)
@@ -111,32 +122,53 @@ def sweep(table: ExitTable, scores: npt.NDArray[np.float64], *, points: int | No
     thresholds = np.unique(np.concatenate([[NEVER_ESCALATE], candidates, [NEVER_EXIT]]))
     correct = table.correct()
     answered = np.stack([_count_at_least(values, thresholds) for values in reached])
-    right_here = np.stack([_count_at_least(values, thresholds, marked) for values, marked in zip(reached, correct[:-1], strict=True)])
-    right_next = np.stack([_count_at_least(values, thresholds, marked) for values, marked in zip(reached, correct[1:], strict=True)])
-    return sweep_of_counts(thresholds, answered, right_here, right_next, int(correct[-1].sum()), len(table))
+    right_here = np.stack(
+        [
+            _count_at_least(values, thresholds, marked)
+            for values, marked in zip(reached, correct[:-1], strict=True)
+        ]
+    )
+    right_next = np.stack(
+        [
+            _count_at_least(values, thresholds, marked)
+            for values, marked in zip(reached, correct[1:], strict=True)
+        ]
+    )
+    return sweep_of_counts(
+        thresholds, answered, right_here, right_next, int(correct[-1].sum()), len(table)
+    )
 
 
 def sweep_of_counts(
-    thresholds: Floats, answered: Integers, right_here: Integers, right_next: Integers, right_last: int, num_samples: int
-) -> Sweep:  # fmt: skip
+    thresholds: Floats,
+    answered: Integers,
+    right_here: Integers,
+    right_next: Integers,
+    right_last: int,
+    num_samples: int,
+) -> Sweep:
     """Makes a sweep of how many samples reach each threshold.
 
     Args:
         thresholds: (M,) ascending.
-        answered: (exits - 1, M) samples with m_k >= threshold: those that exit k or an earlier one answers.
+        answered: (exits - 1, M) samples with m_k >= threshold: those that exit k or an earlier one
+            answers.
         right_here: (exits - 1, M) of these, those on which exit k is right.
         right_next: (exits - 1, M) of these, those on which exit k + 1 would be right.
         right_last: Samples on which the last exit is right.
         num_samples: All samples.
     """
-    # exit k's right answers among those that it or an earlier exit answers, less those that an earlier exit answers
+    # exit k's right answers among those that it or an earlier exit answers, less those that an
+    # earlier exit answers
     num_correct = right_here.sum(axis=0) + right_last - right_next.sum(axis=0)
     everyone = np.full((1, len(thresholds)), num_samples, dtype=np.int64)
     exit_counts = np.diff(np.concatenate([np.zeros_like(everyone), answered, everyone]), axis=0)
     return Sweep(thresholds, num_correct, exit_counts, num_samples)
 
 
-def _count_at_least(values: Floats, thresholds: Floats, marked: npt.NDArray[np.bool_] | None = None) -> Integers:
+def _count_at_least(
+    values: Floats, thresholds: Floats, marked: npt.NDArray[np.bool_] | None = None
+) -> Integers:
     """Counts, for each threshold, the (marked) values that are at least as large."""
     chosen = np.sort(values if marked is None else values[marked])
     return len(chosen) - np.searchsorted(chosen, thresholds, side="left")
@@ -153,7 +185,9 @@ def decide(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) -> Inte
         ValueError: There isn't one threshold for each row of scores.
     """
     if len(scores) != len(thresholds):
-        raise ValueError(f"thresholds: got {len(thresholds)}; wanted {len(scores)}, one for each exit but the last")
+        raise ValueError(
+            f"thresholds: got {len(thresholds)}; wanted {len(scores)}, one for each exit but the last"
+        )
     exits = np.full(np.shape(scores)[1], len(scores), dtype=np.int64)
     for exit in reversed(range(len(scores))):
         exits[scores[exit] >= thresholds[exit]] = exit

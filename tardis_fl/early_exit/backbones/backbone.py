@@ -34,8 +34,10 @@ class Backbone:
     """A plain classifier and the exits that its paper, or its design, puts on it.
 
     Attributes:
-        network: Named children in order, each a possible cut; the last one, `head`, gives logits (B, num_classes).
-        exits: Exits by the name of the child whose features they read; other cuts get an adaptive exit.
+        network: Named children in order, each a possible cut; the last one, `head`, gives logits
+            (B, num_classes).
+        exits: Exits by the name of the child whose features they read; other cuts get an adaptive
+            exit.
     """
 
     network: nn.Sequential

@@ -19,7 +19,14 @@ from tardis_fl.early_exit.network import EarlyExitNetwork, Recipe
 
 
 def build_backbone(
-    name: str, *, num_classes: int, width: int = 32, norm: Norm = "batch", image_size: int = 32, exit_hidden: int = 64, seed: int
+    name: str,
+    *,
+    num_classes: int,
+    width: int = 32,
+    norm: Norm = "batch",
+    image_size: int = 32,
+    exit_hidden: int = 64,
+    seed: int,
 ) -> nn.Sequential:
     """Builds a registered network without early exits; its weights are those of `build_network`.
 
@@ -29,17 +36,21 @@ def build_backbone(
         width: Scales all channels, where the backbone has a width.
         norm: The norm layer, where the backbone has one to choose.
         image_size: Side of the square RGB images in pixels.
-        exit_hidden: As for `build_network`; without effect but on the seeded weights of `small_resnet`'s head.
+        exit_hidden: As for `build_network`; without effect but on the seeded weights of
+            `small_resnet`'s head.
         seed: The initial weights follow from it; the global generator is left as it was.
 
     Returns:
-        Named children, the last one `head`, in channels-last memory order, which is the faster one on CPUs.
+        Named children, the last one `head`, in channels-last memory order, which is the faster one
+        on CPUs.
 
     Raises:
         ValueError: There is no such backbone, or it can't take images of this size.
     """
     _known(name, image_size)
-    options = BackboneOptions(num_classes, width=width, norm=norm, image_size=image_size, exit_hidden=exit_hidden)
+    options = BackboneOptions(
+        num_classes, width=width, norm=norm, image_size=image_size, exit_hidden=exit_hidden
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BUILDERS[name](options).network
@@ -60,8 +71,8 @@ def build_network(
 ) -> EarlyExitNetwork:
     """Builds a registered network, cut into segments.
 
-    A cut gets the backbone's own exit where it brings one for that child, else an adaptive one. The weights of the
-    network don't depend on where it is cut.
+    A cut gets the backbone's own exit where it brings one for that child, else an adaptive one. The
+    weights of the network don't depend on where it is cut.
 
     Args:
         name: A name of `CATALOGUE`.
@@ -70,27 +81,35 @@ def build_network(
         norm: The norm layer, where the backbone has one to choose.
         image_size: Side of the square RGB images in pixels.
         exit_hidden: Hidden units of the early exits, 0 for none.
-        cuts: Children after which a segment ends, in order; None: the catalogue's, if they make as many segments as wanted,
-            else those nearest to equal shares of the multiply-accumulates.
-        num_segments: How many segments to make, where `cuts` doesn't say; None: as many as the catalogue's cuts make.
+        cuts: Children after which a segment ends, in order; None: the catalogue's, if they make as
+            many segments as wanted, else those nearest to equal shares of the multiply-accumulates.
+        num_segments: How many segments to make, where `cuts` doesn't say; None: as many as the
+            catalogue's cuts make.
         seed: The initial weights follow from it; the global generator is left as it was.
 
     Returns:
         One segment more than cuts, in channels-last memory order, which is the faster one on CPUs.
 
     Raises:
-        ValueError: There is no such backbone, it can't take images of this size, or it can't be cut so.
+        ValueError: There is no such backbone, it can't take images of this size, or it can't be cut
+            so.
     """
     info = _known(name, image_size)
     if cuts is not None and (problem := info.problem_with_cuts(cuts)):
         got, wanted = problem
         raise ValueError(f"cuts: got {got}; {wanted}")
-    options = BackboneOptions(num_classes, width=width, norm=norm, image_size=image_size, exit_hidden=exit_hidden)
+    options = BackboneOptions(
+        num_classes, width=width, norm=norm, image_size=image_size, exit_hidden=exit_hidden
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = BUILDERS[name](options)
         if cuts is None:
-            cuts = info.cuts if num_segments in (None, info.num_segments) else _equal_cuts(backbone, info, num_segments, image_size)
+            cuts = (
+                info.cuts
+                if num_segments in (None, info.num_segments)
+                else _equal_cuts(backbone, info, num_segments, image_size)
+            )
         network = _cut(backbone, cuts, options)
     network.recipe = Recipe("registered", {"name": name, "cuts": list(cuts), **asdict(options)})
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,15 +119,23 @@ def _known(name: str, image_size: int) -> BackboneInfo:
     """Returns a backbone's entry after checking what every build needs."""
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        raise ValueError(f"there is no backbone {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}known: {', '.join(CATALOGUE)}")
+        raise ValueError(
+            f"there is no backbone {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}known: {', '.join(CATALOGUE)}"
+        )
     problem = CATALOGUE[name].problem_with_size(image_size)
     if problem:
         raise ValueError(f"image_size: got {image_size}; {problem}")
     return CATALOGUE[name]
 
 
-def _equal_cuts(backbone: Backbone, info: BackboneInfo, num_segments: int, image_size: int) -> list[str]:
-    places = [cut for cut in candidate_cuts(backbone.network, torch.zeros(1, 3, image_size, image_size)) if cut.name in info.children]
+def _equal_cuts(
+    backbone: Backbone, info: BackboneInfo, num_segments: int, image_size: int
+) -> list[str]:
+    places = [
+        cut
+        for cut in candidate_cuts(backbone.network, torch.zeros(1, 3, image_size, image_size))
+        if cut.name in info.children
+    ]
     return [cut.name for cut in choose_cuts(places, num_segments)]
 
 
@@ -117,14 +144,21 @@ def _cut(backbone: Backbone, cuts: Sequence[str], options: BackboneOptions) -> E
     *children, (_, head) = backbone.network.named_children()
     names = [name for name, _ in children]
     ends = [*(names.index(cut) + 1 for cut in cuts), len(children)]
-    bodies = [_in_a_row(dict(children[start:end])) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    bodies = [
+        _in_a_row(dict(children[start:end]))
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
     x = torch.zeros(1, 3, options.image_size, options.image_size)
     exits = []
     with torch.no_grad():
         for cut, body in zip(cuts, bodies, strict=False):
             x = body.eval()(x)
             body.train()
-            exits.append(backbone.exits[cut] if cut in backbone.exits else adaptive_exit(x.shape[1:], options.num_classes, hidden=options.exit_hidden))
+            exits.append(
+                backbone.exits[cut]
+                if cut in backbone.exits
+                else adaptive_exit(x.shape[1:], options.num_classes, hidden=options.exit_hidden)
+            )
     return EarlyExitNetwork(bodies, [*exits, head])
 
 

@@ -15,14 +15,17 @@ PATCH, DIM, DEPTH, NUM_HEADS, MLP_DIM = 4, 192, 6, 3, 768
 def vit_tiny(options: BackboneOptions) -> Backbone:
     """Builds patches of 4x4 pixels and six blocks as wide as those of DeiT-Ti (Touvron et al., ICML 2021, table 1).
 
-    The blocks are the paper's, with a norm before attention and MLP. The depth, patches for small images and no dropout
-    are ours, and so is classifying by the mean of all tokens instead of by a class token (which works as well, says the
-    paper's appendix D.3), so that every exit reads all of what crosses. Initial weights are as in DeiT. The children
-    are `embed`, `block0` to `block5` and `head`; tokens (B, N, 192) cross between them.
+    The blocks are the paper's, with a norm before attention and MLP. The depth, patches for small
+    images and no dropout are ours, and so is classifying by the mean of all tokens instead of by a
+    class token (which works as well, says the paper's appendix D.3), so that every exit reads all
+    of what crosses. Initial weights are as in DeiT. The children are `embed`, `block0` to `block5`
+    and `head`; tokens (B, N, 192) cross between them.
     """
     children: dict[str, nn.Module] = {"embed": Embedding(options.image_size)}
     children |= {f"block{number}": TransformerBlock() for number in range(DEPTH)}
-    children["head"] = nn.Sequential(nn.LayerNorm(DIM), MeanOverPositions(), nn.Linear(DIM, options.num_classes))
+    children["head"] = nn.Sequential(
+        nn.LayerNorm(DIM), MeanOverPositions(), nn.Linear(DIM, options.num_classes)
+    )
     network = named(children)
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -75,7 +78,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens (B, N, D) to the same shape."""
         head_dim = DIM // NUM_HEADS
-        split = self.queries_keys_values(x).unflatten(-1, (3, NUM_HEADS, head_dim)).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D / heads)
+        split = (
+            self.queries_keys_values(x)
+            .unflatten(-1, (3, NUM_HEADS, head_dim))
+            .permute(2, 0, 3, 1, 4)
+        )  # (3, B, heads, N, D / heads)
         queries, keys, values = split[0], split[1], split[2]
-        weights = torch.softmax(queries @ keys.transpose(-2, -1) * head_dim**-0.5, -1)  # (B, heads, N, N)
+        weights = torch.softmax(
+            queries @ keys.transpose(-2, -1) * head_dim**-0.5, -1
+        )  # (B, heads, N, N)
         return self.project((weights @ values).transpose(1, 2).flatten(2))

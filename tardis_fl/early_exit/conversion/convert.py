@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from tardis_fl.early_exit.conversion.cuts import Cuttable, candidate_cuts, choose_cuts
+from tardis_fl.early_exit.conversion.tracing import (
+    ConversionError,
+    Trace,
+    evaluation_mode,
+    reads_training,
+    trace,
+)
 from tardis_fl.early_exit.exits import adaptive_exit, guess_layout
 from tardis_fl.early_exit.network import EarlyExitNetwork, Recipe
-from tardis_fl.early_exit.conversion.tracing import ConversionError, Trace, evaluation_mode, reads_training, trace
 
 __all__ = ["ConversionError", "candidate_cuts", "convert"]
 
@@ -20,25 +26,37 @@ TOLERANCE = 1e-5
 
 
 def convert(
-    model: nn.Module, example_input: Tensor, num_segments: int = 3, *,
-    cuts: Sequence[str] | None = None, shares: Sequence[float] | None = None,
-    exits: Sequence[nn.Module] | None = None, exit_hidden: int = 0, seed: int | None = None, check: bool = True,
-) -> EarlyExitNetwork:  # fmt: skip
+    model: nn.Module,
+    example_input: Tensor,
+    num_segments: int = 3,
+    *,
+    cuts: Sequence[str] | None = None,
+    shares: Sequence[float] | None = None,
+    exits: Sequence[nn.Module] | None = None,
+    exit_hidden: int = 0,
+    seed: int | None = None,
+    check: bool = True,
+) -> EarlyExitNetwork:
     """Cuts a model into segments and puts an exit on each.
 
-    The segments use the model's own modules and weights, not copies; the model itself goes on working (modules with an
-    `inplace` flag lose it, as `EarlyExitNetwork` says). The last exit is the model's own classifier and computes what the model computed.
+    The segments use the model's own modules and weights, not copies; the model itself goes on
+    working (modules with an `inplace` flag lose it, as `EarlyExitNetwork` says). The last exit is
+    the model's own classifier and computes what the model computed.
 
     Args:
-        model: A classification network that torch.fx can trace, of one input tensor, whose output is logits (B, classes).
+        model: A classification network that torch.fx can trace, of one input tensor, whose output
+            is logits (B, classes).
         example_input: (B, ...), of the shape that the network will be used with.
         num_segments: How many segments to make, where `cuts` doesn't say.
-        cuts: Names of the modules after which to cut, or of other cuts that `candidate_cuts` lists; None: by `shares`.
+        cuts: Names of the modules after which to cut, or of other cuts that `candidate_cuts` lists;
+            None: by `shares`.
         shares: Of the multiply-accumulates, one a segment; None: equal.
         exits: One for each cut; None: `adaptive_exit` for what crosses there.
         exit_hidden: Hidden units of these.
-        seed: Their initial weights follow from it, and the global generator is left as it was; None: it is used.
-        check: Run both on random input of the example's shape (on the example itself, if it holds whole numbers) and compare.
+        seed: Their initial weights follow from it, and the global generator is left as it was;
+            None: it is used.
+        check: Run both on random input of the example's shape (on the example itself, if it holds
+            whole numbers) and compare.
 
     Returns:
         The network; its `cuts` are the names of the places where it was cut.
@@ -48,7 +66,10 @@ def convert(
     """
     cuttable = Cuttable(trace(model, example_input))
     if cuts is None:
-        names = [cut.name for cut in choose_cuts([cut for _, cut in cuttable.candidates], num_segments, shares)]
+        names = [
+            cut.name
+            for cut in choose_cuts([cut for _, cut in cuttable.candidates], num_segments, shares)
+        ]
     else:
         names = list(cuts)
         if shares is not None:
@@ -58,10 +79,15 @@ def convert(
     nodes = sorted((cuttable.find(name) for name in names), key=cuttable.nodes.index)
     traced = cuttable.trace
     if reads_training(model):
-        warnings.warn(f"{type(model).__name__} itself reads self.training; what it does only in training is left out of the converted network", stacklevel=2)
+        warnings.warn(
+            f"{type(model).__name__} itself reads self.training; what it does only in training is left out of the converted network",
+            stacklevel=2,
+        )
     heads = list(exits) if exits is not None else _adaptive_exits(traced, nodes, exit_hidden, seed)
     if len(heads) != len(nodes):
-        raise ConversionError(f"exits: got {len(heads)} for {len(nodes)} cuts; wanted one for each, since the last exit is the model's own")
+        raise ConversionError(
+            f"exits: got {len(heads)} for {len(nodes)} cuts; wanted one for each, since the last exit is the model's own"
+        )
     boundaries = [traced.input, *nodes, traced.output]
     bodies = [_body(traced, start, end) for start, end in pairwise(boundaries)]
     modes = [(module, module.training) for module in model.modules()]
@@ -83,7 +109,9 @@ def convert(
     return network
 
 
-def _adaptive_exits(traced: Trace, nodes: Sequence[fx.Node], hidden: int, seed: int | None) -> list[nn.Module]:
+def _adaptive_exits(
+    traced: Trace, nodes: Sequence[fx.Node], hidden: int, seed: int | None
+) -> list[nn.Module]:
     reference = _reference(traced.model)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -92,13 +120,23 @@ def _adaptive_exits(traced: Trace, nodes: Sequence[fx.Node], hidden: int, seed: 
         for node in nodes:
             shape = traced.shapes[node]
             with torch.device(reference.device if reference.device.type == "meta" else "cpu"):
-                exits.append(adaptive_exit(shape, traced.num_classes, hidden=hidden, layout=guess_layout(shape, traced.input_shape)))
+                exits.append(
+                    adaptive_exit(
+                        shape,
+                        traced.num_classes,
+                        hidden=hidden,
+                        layout=guess_layout(shape, traced.input_shape),
+                    )
+                )
     return [exit.to(reference.device, reference.dtype) for exit in exits]
 
 
 def _reference(model: nn.Module) -> Tensor:
     """Returns a tensor of the model's device and type."""
-    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    return next(
+        (parameter for parameter in model.parameters() if parameter.is_floating_point()),
+        torch.empty(0),
+    )
 
 
 def _body(traced: Trace, start: fx.Node, end: fx.Node) -> fx.GraphModule:
@@ -125,7 +163,9 @@ def _body(traced: Trace, start: fx.Node, end: fx.Node) -> fx.GraphModule:
 
 def _check(model: nn.Module, network: EarlyExitNetwork, example_input: Tensor) -> None:
     if example_input.is_floating_point():  # zeros would prove little
-        example_input = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0)).to(example_input)
+        example_input = torch.randn(
+            example_input.shape, generator=torch.Generator().manual_seed(0)
+        ).to(example_input)
     with evaluation_mode(model), evaluation_mode(network), torch.no_grad():
         expected = model(example_input.clone())
         got = network(example_input.clone(), exit_chosen=len(network) - 1)

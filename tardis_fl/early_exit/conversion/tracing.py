@@ -14,7 +14,9 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-PROFILED_BATCH = 3  # a size that few other dimensions have, so that a leading dimension of 3 is the batch
+PROFILED_BATCH = (
+    3  # a size that few other dimensions have, so that a leading dimension of 3 is the batch
+)
 
 
 class ConversionError(ValueError):
@@ -28,9 +30,11 @@ class Trace:
     Attributes:
         model: The model, in evaluation mode.
         graph: Its operations in the order in which they run.
-        module_outputs: For each called submodule, the values it returned, in the order of its calls.
+        module_outputs: For each called submodule, the values it returned, in the order of its
+            calls.
         macs: Multiply-accumulates of each operation on one sample.
-        shapes: (...) of one sample for each value that is a tensor with the batch as first dimension.
+        shapes: (...) of one sample for each value that is a tensor with the batch as first
+            dimension.
         bytes_per_value: Of each of these values.
         overwritten: Values that a later operation writes over in place.
         input_shape: (...) of one sample.
@@ -70,11 +74,18 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         example_input: (B, ...), of the shape that the model will be used with; on any device.
 
     Raises:
-        ConversionError: The model's output isn't one tensor (B, classes), it takes more than one input, or its forward can't be traced.
+        ConversionError: The model's output isn't one tensor (B, classes), it takes more than one
+            input, or its forward can't be traced.
     """
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or len(example_input) == 0:
-        got = tuple(example_input.shape) if isinstance(example_input, Tensor) else type(example_input).__name__
-        raise ConversionError(f"example_input: got {got}; wanted a tensor of at least one sample with a batch dimension, such as torch.zeros(1, 3, 32, 32)")
+        got = (
+            tuple(example_input.shape)
+            if isinstance(example_input, Tensor)
+            else type(example_input).__name__
+        )
+        raise ConversionError(
+            f"example_input: got {got}; wanted a tensor of at least one sample with a batch dimension, such as torch.zeros(1, 3, 32, 32)"
+        )
     with evaluation_mode(model):
         defaults = _defaults(model)
         num_classes = _check_output(model, example_input)
@@ -88,9 +99,16 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
             ) from error
         profile = _profile(model, graph, example_input)
     return Trace(
-        model, graph, tracer.module_outputs, profile.macs, profile.shapes, profile.bytes_per_value, frozenset(profile.overwritten),
-        tuple(example_input.shape[1:]), num_classes,
-    )  # fmt: skip
+        model,
+        graph,
+        tracer.module_outputs,
+        profile.macs,
+        profile.shapes,
+        profile.bytes_per_value,
+        frozenset(profile.overwritten),
+        tuple(example_input.shape[1:]),
+        num_classes,
+    )
 
 
 @contextmanager
@@ -108,8 +126,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 class _Tracer(fx.Tracer):
     """Traces into modules, but keeps whole what wouldn't survive it.
 
-    Modules of PyTorch stay whole. So do modules whose methods read `self.training` (dropout by function, stochastic
-    depth), since a trace would fix the mode it was made in, and modules whose forward can't be traced.
+    Modules of PyTorch stay whole. So do modules whose methods read `self.training` (dropout by
+    function, stochastic depth), since a trace would fix the mode it was made in, and modules whose
+    forward can't be traced.
     """
 
     def __init__(self) -> None:
@@ -119,7 +138,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or reads_training(m)
 
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(
+        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         path = self.path_of_module(m)
         last = next(iter(reversed(self.graph.nodes)))
         outputs = {name: list(nodes) for name, nodes in self.module_outputs.items()}
@@ -142,16 +163,27 @@ def reads_training(module: nn.Module) -> bool:
     if type(module).__module__.startswith("torch.nn."):
         return False
     classes = [cls for cls in type(module).__mro__ if cls not in nn.Module.__mro__]
-    functions = [inspect.unwrap(value) for cls in classes for value in vars(cls).values() if inspect.isfunction(value)]
+    functions = [
+        inspect.unwrap(value)
+        for cls in classes
+        for value in vars(cls).values()
+        if inspect.isfunction(value)
+    ]
     return any("training" in function.__code__.co_names for function in functions)
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
     """Returns the values of a forward's further arguments; the trace takes them as constants."""
     arguments = list(inspect.signature(model.forward).parameters.values())
-    named = [argument for argument in arguments if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)]
+    named = [
+        argument
+        for argument in arguments
+        if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
     if not named:
-        raise ConversionError(f"{type(model).__name__}: its forward names no argument; wanted forward(self, x)")
+        raise ConversionError(
+            f"{type(model).__name__}: its forward names no argument; wanted forward(self, x)"
+        )
     required = [argument.name for argument in named[1:] if argument.default is argument.empty]
     if required:
         raise ConversionError(
@@ -173,9 +205,13 @@ def _check_output(model: nn.Module, example_input: Tensor) -> int:
             f"{name} returns a {type(output).__name__} of {len(output)}; wanted one tensor (B, classes): wrap it in a module that returns the logits"
         )
     if not isinstance(output, Tensor):
-        raise ConversionError(f"{name} returns {type(output).__name__}; wanted one tensor (B, classes): wrap it in a module that returns the logits")
+        raise ConversionError(
+            f"{name} returns {type(output).__name__}; wanted one tensor (B, classes): wrap it in a module that returns the logits"
+        )
     if output.dim() != 2 or len(output) != PROFILED_BATCH:
-        raise ConversionError(f"{name} returns a tensor of shape {tuple(output.shape)} for {PROFILED_BATCH} samples; wanted ({PROFILED_BATCH}, classes)")
+        raise ConversionError(
+            f"{name} returns a tensor of shape {tuple(output.shape)} for {PROFILED_BATCH} samples; wanted ({PROFILED_BATCH}, classes)"
+        )
     return output.shape[1]
 
 
@@ -198,7 +234,9 @@ class _Profile(fx.Interpreter):
         if isinstance(result, Tensor) and result.dim() >= 1 and len(result) == PROFILED_BATCH:
             self.shapes[n], self.bytes_per_value[n] = tuple(result.shape[1:]), result.element_size()
         for node, value in self.env.items():
-            if isinstance(value, Tensor) and value._version > self._versions.get(node, value._version):
+            if isinstance(value, Tensor) and value._version > self._versions.get(
+                node, value._version
+            ):
                 self.overwritten.add(node)
                 self._versions[node] = value._version
                 if not n.users:
@@ -231,7 +269,10 @@ def _profile(model: nn.Module, graph: fx.Graph, example_input: Tensor) -> _Profi
 def _without_data(runner: nn.Module, model: nn.Module, example_input: Tensor) -> Any:
     """Runs a module on tensors that have shapes only; where it can't do without data, on the example itself."""
     prefix = "" if runner is model else "model."
-    state = {prefix + name: value.to("meta") for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    state = {
+        prefix + name: value.to("meta")
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+    }
     sample = example_input[:1].expand(PROFILED_BATCH, *example_input.shape[1:])
     with torch.no_grad(), countable_attention():
         try:

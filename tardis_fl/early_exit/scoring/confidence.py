@@ -23,9 +23,10 @@ def max_softmax_score(logits: Tensor) -> Tensor:
 class PerSampleScore:
     """A score for batches, made of a user's confidence function.
 
-    The function takes the logits of one sample (classes,), as in TARDIS Early Exit, and returns its confidence, or one
-    for each class, of which the largest counts (such as `nn.Softmax(dim=0)`). It is never handed a whole batch that it
-    could mix up; only a function that wants a batch dimension (such as one with `dim=1`) gets (B, classes) and returns (B,).
+    The function takes the logits of one sample (classes,), as in TARDIS Early Exit, and returns its
+    confidence, or one for each class, of which the largest counts (such as `nn.Softmax(dim=0)`). It
+    is never handed a whole batch that it could mix up; only a function that wants a batch dimension
+    (such as one with `dim=1`) gets (B, classes) and returns (B,).
 
     Args:
         confidence_function: The function.
@@ -52,12 +53,16 @@ def checked_scores(score: Score, logits: Tensor) -> Tensor:
     scores = score(logits)
     if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"confidence function: got {got} for logits of shape {tuple(logits.shape)}; wanted one value a sample, ({len(logits)},)")
+        raise ValueError(
+            f"confidence function: got {got} for logits of shape {tuple(logits.shape)}; wanted one value a sample, ({len(logits)},)"
+        )
     if len(scores) == 0:
         return scores
     low, high = (float(value) for value in scores.detach().aminmax())
     if low != low or high != high:
-        raise ValueError(f"confidence function: got NaN for {int(scores.isnan().sum())} of {len(scores)} samples; wanted values in [0, 1]")
+        raise ValueError(
+            f"confidence function: got NaN for {int(scores.isnan().sum())} of {len(scores)} samples; wanted values in [0, 1]"
+        )
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(
             f"confidence function: got values from {low:.4g} to {high:.4g}; wanted [0, 1], up = safer to exit (put a softmax or sigmoid around it?)"
@@ -76,7 +81,9 @@ def checked_threshold(threshold: float, where: str) -> float:
     except (TypeError, ValueError):
         value = float("nan")
     if not 0 <= value <= 1 and value != NEVER_EXIT:
-        raise ValueError(f"{where}: got {threshold!r}; wanted a number in [0, 1] (0: answer all; a sample is answered where its confidence >= threshold)")
+        raise ValueError(
+            f"{where}: got {threshold!r}; wanted a number in [0, 1] (0: answer all; a sample is answered where its confidence >= threshold)"
+        )
     return value
 
 

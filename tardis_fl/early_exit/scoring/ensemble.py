@@ -9,8 +9,9 @@ from torch import Tensor
 class Ensemble:
     """Log-probabilities of the samples on their way, summed over the exits they passed.
 
-    The geometric mean of class probabilities over exits is, up to a constant a sample, the mean of their
-    log-probabilities, so that the mean serves as logits (zero time waste, Wolczyk et al. 2021, combines exits this way).
+    The geometric mean of class probabilities over exits is, up to a constant a sample, the mean of
+    their log-probabilities, so that the mean serves as logits (zero time waste, Wolczyk et al.
+    2021, combines exits this way).
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,8 @@ class Patience:
         """Takes the next exit's logits (B, classes) in.
 
         Returns:
-            (B,) float64 in [0, 1]: exits in a row before this one that agree with it, over all exits but one. 0 at the first exit.
+            (B,) float64 in [0, 1]: exits in a row before this one that agree with it, over all
+            exits but one. 0 at the first exit.
         """
         says = logits.argmax(-1)
         if self._said is None or self._run is None:

@@ -1,4 +1,7 @@
-"""Scores that nothing is fitted for but temperatures, so that clients can compute them too. In [0, 1], higher = safer, one a sample."""
+"""Scores that nothing is fitted for but temperatures, so that clients can compute them too.
+
+In [0, 1], higher = safer, one a sample.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,16 @@ def margin(probabilities: Tensor) -> Tensor:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Returns 1 - H(p) / log C (BranchyNet's entropy, turned so that up is safer)."""
-    return (1 - torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])).clamp(0, 1)
+    return (
+        1 - torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])
+    ).clamp(0, 1)
 
 
-POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"max_softmax": max_softmax, "margin": margin, "entropy": entropy}
+POLICIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_softmax": max_softmax,
+    "margin": margin,
+    "entropy": entropy,
+}
 """Those that look at one exit's class probabilities alone."""
 
 
@@ -51,4 +60,9 @@ def early_scores(policy: str, logits: Tensor, temperatures: Sequence[float]) -> 
     """
     if policy == PATIENCE:
         return patience_scores(logits)[:-1]
-    return torch.stack([score(policy, rows, temperature) for rows, temperature in zip(logits[:-1], temperatures, strict=False)])
+    return torch.stack(
+        [
+            score(policy, rows, temperature)
+            for rows, temperature in zip(logits[:-1], temperatures, strict=False)
+        ]
+    )

@@ -12,8 +12,10 @@ from torch import nn
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
 Mode = Literal["joint", "heads", "backbone_first", "layerwise"]
-"""joint: everything by all exits' losses. heads: the exits on a frozen backbone. backbone_first: the backbone by its
-last exit, then joint. layerwise: segment after segment from shallow to deep, the shallower ones frozen."""
+"""joint: everything by all exits' losses. heads: the exits on a frozen backbone. backbone_first:
+the backbone by its
+last exit, then joint. layerwise: segment after segment from shallow to deep, the shallower ones
+frozen."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Phase:
     losses: tuple[int, ...]
 
 
-def phases_of(mode: Mode, num_exits: int, exit_chosen: int | None, last_exit_is_body: bool) -> list[Phase]:
+def phases_of(
+    mode: Mode, num_exits: int, exit_chosen: int | None, last_exit_is_body: bool
+) -> list[Phase]:
     """Lists the phases of a training.
 
     Args:
@@ -52,14 +56,18 @@ def phases_of(mode: Mode, num_exits: int, exit_chosen: int | None, last_exit_is_
         if mode != "joint":
             raise ValueError(f"got exit_chosen={exit_chosen} and mode={mode!r}; wanted one of them")
         if not 0 <= exit_chosen < num_exits:
-            raise ValueError(f"exit_chosen: got {exit_chosen}, the network has the exits 0 to {last}")
+            raise ValueError(
+                f"exit_chosen: got {exit_chosen}, the network has the exits 0 to {last}"
+            )
         body = (last,) if last_exit_is_body and exit_chosen == last else ()
         return [Phase(f"exit {exit_chosen}", body, (exit_chosen,), (exit_chosen,))]
     joint = Phase("all exits", every, every, every)
     if mode == "joint":
         return [joint]
     if mode == "heads":
-        heads = every[:-1] if last_exit_is_body else every  # a last body that ends in logits belongs to the backbone
+        heads = (
+            every[:-1] if last_exit_is_body else every
+        )  # a last body that ends in logits belongs to the backbone
         return [Phase("exits on a frozen backbone", (), heads, every)]
     if mode == "backbone_first":
         return [Phase("backbone", every, (last,), (last,)), joint]
@@ -75,7 +83,9 @@ def training_only(network: EarlyExitNetwork, phase: Phase) -> Iterator[list[nn.P
     """
     wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
     was_training = [(module, module.training) for module in network.modules()]
-    trained = [network.segments[number].body for number in phase.bodies] + [network.segments[number].exit for number in phase.heads]
+    trained = [network.segments[number].body for number in phase.bodies] + [
+        network.segments[number].exit for number in phase.heads
+    ]
     network.eval()
     for module in trained:
         module.train()
@@ -99,7 +109,9 @@ def epochs_of(epochs: int | Sequence[int], phases: Sequence[Phase]) -> list[int]
         ValueError: The number of entries is wrong, or one is no count of 1 or more.
     """
     counts = [epochs] * len(phases) if isinstance(epochs, int) else list(epochs)
-    if len(counts) != len(phases) or not all(isinstance(count, int) and count >= 1 for count in counts):
+    if len(counts) != len(phases) or not all(
+        isinstance(count, int) and count >= 1 for count in counts
+    ):
         raise ValueError(
             f"epochs: got {epochs}; wanted a whole number of 1 or more, or one for each of the {len(phases)} phases: {', '.join(p.name for p in phases)}"
         )

@@ -14,21 +14,35 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
+from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.network import Segment
-from tardis_fl.federation.transport import messages
-from tardis_fl.federation.server.calibration_sums import client_histograms, client_temperature_sums, held_out_answers
-from tardis_fl.federation.client.local_training import Indices, Lesson, answering_exits, build_distillation, held_out_logits, noisy, train_segments, training_features
-from tardis_fl.federation.transport.messages import Counts, FeatureBatch
-from tardis_fl.federation.client.norm_statistics import client_statistics
 from tardis_fl.federation.client.errors import reply_with_errors
-from tardis_fl.federation.conditions.privacy import private_weights
+from tardis_fl.federation.client.local_training import (
+    Indices,
+    Objective,
+    answering_exits,
+    build_distillation,
+    held_out_logits,
+    noisy,
+    train_segments,
+    training_features,
+)
+from tardis_fl.federation.client.norm_statistics import client_statistics
+from tardis_fl.federation.client.resources import ClientResources, resources_of
 from tardis_fl.federation.client.split_training import SplitClient
+from tardis_fl.federation.conditions.privacy import private_weights
+from tardis_fl.federation.server.calibration_sums import (
+    client_histograms,
+    client_temperature_sums,
+    held_out_answers,
+)
+from tardis_fl.federation.transport import messages
+from tardis_fl.federation.transport.messages import Counts, FeatureBatch
 from tardis_fl.federation.transport.weights import Flat
-from tardis_fl.federation.client.resources import Workspace, workspace_of
-from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
 
-STALE_FEATURES = "stale_features"  # in a client's state: computed before its training, for the request that follows it
+# in a client's state: computed before its training, for the request that follows it
+STALE_FEATURES = "stale_features"
 SECRET = "secret"  # in a real node's state: a number that nobody else has
 
 app = ClientApp(mods=[reply_with_errors])
@@ -38,14 +52,21 @@ app = ClientApp(mods=[reply_with_errors])
 def identify(message: Message, context: Context) -> Message:
     """Tells which client this node is, how much it holds and what its images are like; of its own images, how many are of which class."""
     request = _Request.open(message, context)
-    dataset = request.workspace.dataset
+    dataset = request.resources.dataset
     shape = dataset.train.images.shape
-    record = ConfigRecord({
-        "client": request.shard.client, "num_train": len(request.shard.train), "num_classes": dataset.num_classes,
-        "image_shape": [int(shape[3]), int(shape[1]), int(shape[2])], "content_hash": dataset.content_hash,
-    })  # fmt: skip
+    record = ConfigRecord(
+        {
+            "client": request.shard.client,
+            "num_train": len(request.shard.train),
+            "num_classes": dataset.num_classes,
+            "image_shape": [int(shape[3]), int(shape[1]), int(shape[2])],
+            "content_hash": dataset.content_hash,
+        }
+    )
     if request.config.nodes_keep_images:
-        record["label_counts"] = np.bincount(dataset.train.labels, minlength=dataset.num_classes).tolist()
+        record["label_counts"] = np.bincount(
+            dataset.train.labels, minlength=dataset.num_classes
+        ).tolist()
     return Message(RecordDict({messages.IDENTITY: record}), reply_to=message)
 
 
@@ -54,17 +75,25 @@ def train(message: Message, context: Context) -> Message:
     """Trains the held segments on the client's training samples; returns their weights and counts."""
     request = _Request.open(message, context)
     request.load_weights()
-    work = request.workspace
+    work = request.resources
     context.state.pop(STALE_FEATURES, None)  # of a round in which they weren't asked for
     if request.config.keeps_features:
         depth = min(request.depth, request.config.server_start)
         context.state[STALE_FEATURES] = messages.pack_tensors(request.features(depth).tensors())
     request.load_own_norms()
     counts = train_segments(
-        request.segments, work.data, request.shard.train, config=work.config, learning_rate=request.learning_rate,
-        generator=request.generator(Purpose.LOCAL_TRAINING), precision=work.precision, lesson=request.lesson(),
-    )  # fmt: skip
-    content = request.update(work.weights.flatten(request.trained_keys, copy=False), counts, start=request.received)
+        request.segments,
+        work.data,
+        request.shard.train,
+        config=work.config,
+        learning_rate=request.learning_rate,
+        generator=request.generator(Purpose.LOCAL_TRAINING),
+        precision=work.precision,
+        objective=request.objective(),
+    )
+    content = request.update(
+        work.weights.flatten(request.trained_keys, copy=False), counts, start=request.received
+    )
     request.keep_own_norms()
     return Message(content, reply_to=message)
 
@@ -74,19 +103,33 @@ def split(message: Message, context: Context) -> Message:
     """Makes one step of split training; returns the next batch's features, or weights and counts after the last."""
     request = _Request.open(message, context)
     client = SplitClient(
-        request.workspace, context.state, request.shard.train, depth=request.depth, lesson=request.lesson(),
-        learning_rate=request.learning_rate, round_number=request.round, client=request.shard.client,
-    )  # fmt: skip
+        request.resources,
+        context.state,
+        request.shard.train,
+        depth=request.depth,
+        objective=request.objective(),
+        learning_rate=request.learning_rate,
+        round_number=request.round,
+        client=request.shard.client,
+    )
     step, counts = int(request.values["step"]), Counts()
     if step == 0:
         request.load_weights()
         request.load_own_norms()
         client.begin(request.received())
     else:
-        counts = client.learn(step - 1, messages.unpack_tensors(message.content.array_records[messages.FEATURES_KIND])["gradient"])
+        counts = client.learn(
+            step - 1,
+            messages.unpack_tensors(message.content.array_records[messages.FEATURES_KIND])[
+                "gradient"
+            ],
+        )
     batch = client.features(step)
     if batch is not None:
-        return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors())}), reply_to=message)
+        return Message(
+            RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors())}),
+            reply_to=message,
+        )
     start, weights = client.finish()
     content = request.update(weights, counts, start=lambda: start)
     request.keep_own_norms()
@@ -100,13 +143,23 @@ def features(message: Message, context: Context) -> Message:
     first, most_bytes = int(request.values["first"]), request.config.federation.piece_bytes
     if messages.WEIGHTS in message.content:
         request.load_weights()
-        batch, count = request.features(request.depth, first=first, most_bytes=most_bytes), len(request.shared_samples(Purpose.FEATURE_VIEW)[0])
+        batch, count = (
+            request.features(request.depth, first=first, most_bytes=most_bytes),
+            len(request.shared_samples(Purpose.FEATURE_VIEW)[0]),
+        )
     else:
-        kept = FeatureBatch.from_tensors(messages.unpack_tensors(context.state.array_records[STALE_FEATURES]), request.depth)
+        kept = FeatureBatch.from_tensors(
+            messages.unpack_tensors(context.state.array_records[STALE_FEATURES]), request.depth
+        )
         batch, count = kept.piece(first, most_bytes), len(kept)
         if first + len(batch) == count:
             context.state.pop(STALE_FEATURES)
-    content = RecordDict({messages.FEATURES_KIND: messages.pack_tensors(batch.tensors()), messages.METRICS: MetricRecord({"num_samples": count})})
+    content = RecordDict(
+        {
+            messages.FEATURES_KIND: messages.pack_tensors(batch.tensors()),
+            messages.METRICS: MetricRecord({"num_samples": count}),
+        }
+    )
     return Message(content, reply_to=message)
 
 
@@ -115,7 +168,12 @@ def statistics(message: Message, context: Context) -> Message:
     """Returns mean and variance of the training samples at every batch norm layer."""
     request = _Request.open(message, context)
     request.load_weights()
-    found = client_statistics(request.segments, request.workspace.data, request.shard.train, request.generator(Purpose.STATISTICS))
+    found = client_statistics(
+        request.segments,
+        request.resources.data,
+        request.shard.train,
+        request.generator(Purpose.STATISTICS),
+    )
     return Message(RecordDict({messages.WEIGHTS: messages.pack_tensors(found)}), reply_to=message)
 
 
@@ -135,7 +193,9 @@ def evaluate(message: Message, context: Context) -> Message:
         answered = torch.bincount(answers, minlength=len(logits) + 1)[: len(logits)].tolist()
         if request.is_first and not request.holds_all:
             tensors["open"] = (answers == len(logits)).to(torch.uint8)
-    content = RecordDict({messages.METRICS: Counts(len(batch), 0.0, tuple(correct), (), tuple(answered)).to_record()})
+    content = RecordDict(
+        {messages.METRICS: Counts(len(batch), 0.0, tuple(correct), (), tuple(answered)).to_record()}
+    )
     if tensors:
         content[messages.FEATURES_KIND] = messages.pack_tensors(tensors)
     return Message(content, reply_to=message)
@@ -151,12 +211,20 @@ def tables(message: Message, context: Context) -> Message:
         logits, batch = request.held_out(role)
         batches.append(batch)
         if request.is_first:
-            tensors |= {f"{role.value}.logits": logits, f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role))}
+            tensors |= {
+                f"{role.value}.logits": logits,
+                f"{role.value}.sample_ids": torch.from_numpy(request.shard.indices(role)),
+            }
             tensors |= {f"{role.value}.labels": batch.labels} if request.holds_all else {}
     if not request.holds_all:
         tensors |= request.piece(FeatureBatch.concatenate(batches))
     metrics = MetricRecord({"num_samples": sum(map(len, batches))})
-    return Message(RecordDict({messages.FEATURES_KIND: messages.pack_tensors(tensors), messages.METRICS: metrics}), reply_to=message)
+    return Message(
+        RecordDict(
+            {messages.FEATURES_KIND: messages.pack_tensors(tensors), messages.METRICS: metrics}
+        ),
+        reply_to=message,
+    )
 
 
 @app.query("temperatures")
@@ -165,8 +233,13 @@ def temperatures(message: Message, context: Context) -> Message:
     request = _Request.open(message, context)
     if messages.WEIGHTS in message.content:
         request.load_weights()
-        context.state[messages.ANSWERS] = held_out_answers(request.workspace, request.shard)
-    sums = client_temperature_sums(request.workspace, request.shard, request.answers(), list(request.values["inverse_temperatures"]))
+        context.state[messages.ANSWERS] = held_out_answers(request.resources, request.shard)
+    sums = client_temperature_sums(
+        request.resources,
+        request.shard,
+        request.answers(),
+        list(request.values["inverse_temperatures"]),
+    )
     return Message(RecordDict({messages.METRICS: sums}), reply_to=message)
 
 
@@ -174,7 +247,13 @@ def temperatures(message: Message, context: Context) -> Message:
 def histograms(message: Message, context: Context) -> Message:
     """Returns how many calibrate samples have which score, by right and wrong; forgets what it kept of them."""
     request = _Request.open(message, context)
-    counts = client_histograms(request.workspace, request.shard, request.answers(), list(request.values["temperatures"]), int(request.values["bins"]))
+    counts = client_histograms(
+        request.resources,
+        request.shard,
+        request.answers(),
+        list(request.values["temperatures"]),
+        int(request.values["bins"]),
+    )
     context.state.pop(messages.ANSWERS)
     return Message(RecordDict({messages.METRICS: counts}), reply_to=message)
 
@@ -183,7 +262,7 @@ def histograms(message: Message, context: Context) -> Message:
 class _Request:
     """A message with what this process has for it."""
 
-    workspace: Workspace
+    resources: ClientResources
     shard: Shard
     values: dict[str, Any]
     content: RecordDict
@@ -191,13 +270,19 @@ class _Request:
 
     @classmethod
     def open(cls, message: Message, context: Context) -> _Request:
-        workspace = workspace_of(message, context)
+        resources = resources_of(message, context)
         values = dict(message.content.config_records[messages.INSTRUCTION])
-        return cls(workspace, workspace.partition.shard(int(context.node_config["partition-id"])), values, message.content, context)
+        return cls(
+            resources,
+            resources.partition.shard(int(context.node_config["partition-id"])),
+            values,
+            message.content,
+            context,
+        )
 
     @property
     def config(self) -> Config:
-        return self.workspace.config
+        return self.resources.config
 
     @property
     def round(self) -> int:
@@ -213,7 +298,7 @@ class _Request:
 
     @property
     def segments(self) -> list[Segment]:
-        return self.workspace.segments[: self.depth]
+        return self.resources.segments[: self.depth]
 
     @property
     def holds_all(self) -> bool:
@@ -230,31 +315,42 @@ class _Request:
 
     @property
     def trained_keys(self) -> list[str]:
-        return self.workspace.weights.keys(self.depth, exits=self.config.federation.client_exits)
+        return self.resources.weights.keys(self.depth, exits=self.config.federation.client_exits)
 
-    def lesson(self) -> Lesson:
+    def objective(self) -> Objective:
         values, federation = self.values, self.config.federation
         weights = list(values["exit_weights"])[: self.depth]
         if federation.client_exits == "last":
             weights[:-1] = [0.0] * (self.depth - 1)
-        return Lesson(weights, build_distillation(self.config), float(values["distillation_weight"]), federation.proximal_mu)
+        return Objective(
+            weights,
+            build_distillation(self.config),
+            float(values["distillation_weight"]),
+            federation.proximal_mu,
+        )
 
     def load_weights(self) -> None:
-        weights, flat = self.workspace.weights, self.received()
+        weights, flat = self.resources.weights, self.received()
         weights.check(flat, weights.keys(self.depth))
         weights.load(flat)
 
     def load_own_norms(self) -> None:
         if self.config.model.norm == "batch_local" and messages.OWN_NORMS in self.context.state:
-            self.workspace.weights.load_norms(messages.unpack_tensors(self.context.state.array_records[messages.OWN_NORMS]))
+            self.resources.weights.load_norms(
+                messages.unpack_tensors(self.context.state.array_records[messages.OWN_NORMS])
+            )
 
     def keep_own_norms(self) -> None:
         if self.config.model.norm == "batch_local":
-            self.context.state[messages.OWN_NORMS] = messages.pack_tensors(self.workspace.weights.flatten_norms(self.workspace.weights.keys(self.depth)))
+            self.context.state[messages.OWN_NORMS] = messages.pack_tensors(
+                self.resources.weights.flatten_norms(self.resources.weights.keys(self.depth))
+            )
 
     def answers(self) -> ArrayRecord:
         if messages.ANSWERS not in self.context.state:
-            raise RuntimeError("got a question about its hold-outs before the weights to pass them through; wanted query.temperatures with weights first")
+            raise RuntimeError(
+                "got a question about its held-out samples before the weights to pass them through; wanted query.temperatures with weights first"
+            )
         return self.context.state.array_records[messages.ANSWERS]
 
     def received(self) -> Flat:
@@ -262,23 +358,46 @@ class _Request:
 
     def update(self, flat: Flat, counts: Counts, *, start: Callable[[], Flat]) -> RecordDict:
         """Packs new weights of the trained keys, after the faults of this client and round have had their way."""
-        faults, flat = self.workspace.faults, {key: flat[key] for key in self.trained_keys}
+        faults, flat = self.resources.faults, {key: flat[key] for key in self.trained_keys}
         if faults.entries:
-            flat = faults.damage(flat, start, self.workspace.weights.parameters, round_number=self.round, client=self.shard.client)
-        return RecordDict({messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()})
+            flat = faults.damage(
+                flat,
+                start,
+                self.resources.weights.parameters,
+                round_number=self.round,
+                client=self.shard.client,
+            )
+        return RecordDict(
+            {messages.WEIGHTS: messages.pack_tensors(flat), messages.METRICS: counts.to_record()}
+        )
 
-    def features(self, depth: int, *, first: int = 0, most_bytes: int | None = None) -> FeatureBatch:
+    def features(
+        self, depth: int, *, first: int = 0, most_bytes: int | None = None
+    ) -> FeatureBatch:
         """Computes the features of a share of the training samples with the loaded weights, after `depth` segments: all, or a piece of them."""
-        work, federation = self.workspace, self.config.federation
+        work, federation = self.resources, self.config.federation
         indices, generator = self.shared_samples(Purpose.FEATURE_VIEW)
 
         def add_noise(features: Tensor, batch: int) -> Tensor:
-            return noisy(features, federation.feature_noise, numpy_generator(self.noise_seed(), Purpose.FEATURE_NOISE, self.round, self.shard.client, batch))
+            return noisy(
+                features,
+                federation.feature_noise,
+                numpy_generator(
+                    self.noise_seed(), Purpose.FEATURE_NOISE, self.round, self.shard.client, batch
+                ),
+            )
 
         return training_features(
-            work.segments[:depth], work.data, indices, codec=federation.feature_codec, generator=generator, precision=work.precision,
-            first=first, most_bytes=most_bytes, noise=add_noise if federation.feature_noise else None,
-        )  # fmt: skip
+            work.segments[:depth],
+            work.data,
+            indices,
+            codec=federation.feature_codec,
+            generator=generator,
+            precision=work.precision,
+            first=first,
+            most_bytes=most_bytes,
+            noise=add_noise if federation.feature_noise else None,
+        )
 
     def noise_seed(self) -> int:
         """Returns the run's seed where nodes are simulated, and else a number that stays on the node: noise that the server can draw hides nothing."""
@@ -301,6 +420,11 @@ class _Request:
 
     def held_out(self, role: Role) -> tuple[Tensor, FeatureBatch]:
         """Returns logits (exits, N, classes) of the held exits on the CPU, and the features that travel."""
-        work = self.workspace
-        logits, batch = held_out_logits(self.segments, work.data, self.shard.indices(role), codec=self.config.deployment.feature_codec)
+        work = self.resources
+        logits, batch = held_out_logits(
+            self.segments,
+            work.data,
+            self.shard.indices(role),
+            codec=self.config.deployment.feature_codec,
+        )
         return torch.from_numpy(logits), batch

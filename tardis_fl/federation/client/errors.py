@@ -16,7 +16,8 @@ FOREIGN = (Path(flwr.__file__).parent, Path(__file__))
 def reply_with_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Is a Flower mod: turns what the app raises into an error reply.
 
-    Flower's own engines would send the exception's text only, or wrap it in frames and colour codes of Ray's.
+    Flower's own engines would send the exception's text only, or wrap it in frames and colour codes
+    of Ray's.
     """
     try:
         return call_next(message, context)
@@ -29,7 +30,9 @@ def own_traceback(error: BaseException) -> str:
     found = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = found
     while part is not None:
-        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not _is_foreign(Path(frame.filename))])
+        part.stack = traceback.StackSummary.from_list(
+            [frame for frame in part.stack if not _is_foreign(Path(frame.filename))]
+        )
         part = part.__cause__ or part.__context__
     return "".join(found.format())
 

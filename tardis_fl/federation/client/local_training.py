@@ -13,13 +13,13 @@ from torch import Tensor
 from tardis_fl.codecs.quantisers import concatenate, encode, transfer
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.config.schema import Config
+from tardis_fl.core.compute import training_arithmetic
 from tardis_fl.data.augmentation import Normalisation, crop_and_flip, skip_draws
 from tardis_fl.data.images import ImageSet
 from tardis_fl.early_exit.evaluation import evaluate_batches
-from tardis_fl.early_exit.training.losses import Distillation
 from tardis_fl.early_exit.network import Segment, segments_loss
+from tardis_fl.early_exit.training.losses import Distillation
 from tardis_fl.federation.transport.messages import Counts, FeatureBatch
-from tardis_fl.core.compute import training_arithmetic
 
 Indices = npt.NDArray[np.int64]
 EVALUATION_BATCH = 250
@@ -42,9 +42,20 @@ class LocalData:
     augment: bool
 
     @classmethod
-    def of(cls, split: ImageSet, normalisation: Normalisation, augment: bool, device: torch.device | str = "cpu") -> LocalData:
+    def of(
+        cls,
+        split: ImageSet,
+        normalisation: Normalisation,
+        augment: bool,
+        device: torch.device | str = "cpu",
+    ) -> LocalData:
         """Wraps a split, without copying it where it stays in this machine's memory."""
-        return cls(torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device), normalisation, augment)
+        return cls(
+            torch.from_numpy(split.images).to(device),
+            torch.from_numpy(split.labels).to(device),
+            normalisation,
+            augment,
+        )
 
     def batch(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Returns input (B, C, H, W) and labels (B,); a generator makes it a training view."""
@@ -75,7 +86,7 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Objective:
     """What a round asks of the exits.
 
     Attributes:
@@ -90,7 +101,9 @@ class Lesson:
     distillation_weight: float = 0.0
     proximal_mu: float = 0.0
 
-    def loss(self, segments: Sequence[Segment], x: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def loss(
+        self, segments: Sequence[Segment], x: Tensor, labels: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Returns the loss over consecutive segments, each exit's logits (B, classes), and the last one's features (B, ...)."""
         loss, logits, features = segments_loss(segments, x, labels, self.exit_weights)
         if self.distillation and self.distillation_weight and len(logits) > 1:
@@ -106,9 +119,17 @@ def build_distillation(config: Config) -> Distillation | None:
     return Distillation(settings.teacher, settings.weight, settings.temperature, settings.ramp)
 
 
-def build_sgd(parameters: Sequence[Tensor], settings: OptimizerConfig, rate: float) -> torch.optim.SGD:
+def build_sgd(
+    parameters: Sequence[Tensor], settings: OptimizerConfig, rate: float
+) -> torch.optim.SGD:
     """Returns SGD, with Nesterov momentum where there is momentum."""
-    return torch.optim.SGD(parameters, rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.momentum > 0)
+    return torch.optim.SGD(
+        parameters,
+        rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
 
 
 class Tally:
@@ -131,9 +152,16 @@ class Tally:
 
 
 def train_segments(
-    segments: Sequence[Segment], data: LocalData, indices: Indices, *,
-    config: Config, learning_rate: float, generator: torch.Generator, precision: str, lesson: Lesson | None = None,
-) -> Counts:  # fmt: skip
+    segments: Sequence[Segment],
+    data: LocalData,
+    indices: Indices,
+    *,
+    config: Config,
+    learning_rate: float,
+    generator: torch.Generator,
+    precision: str,
+    objective: Objective | None = None,
+) -> Counts:
     """Trains the held segments in place on a client's training samples with their exits.
 
     Args:
@@ -144,15 +172,17 @@ def train_segments(
         learning_rate: This round's.
         generator: Order and augmentation are drawn from it.
         precision: float32 or bfloat16.
-        lesson: What this round asks; None: the configured exit weights alone.
+        objective: What this round asks; None: the configured exit weights alone.
 
     Returns:
         Samples, losses and right answers seen on the way, summed over the local epochs.
     """
     settings, own = config.federation.client, torch.from_numpy(indices)
-    lesson = lesson or Lesson(config.exit_weights[: len(segments)])
+    objective = objective or Objective(config.exit_weights[: len(segments)])
     parameters = [parameter for segment in segments for parameter in segment.parameters()]
-    start = [parameter.detach().clone() for parameter in parameters] if lesson.proximal_mu else None
+    start = (
+        [parameter.detach().clone() for parameter in parameters] if objective.proximal_mu else None
+    )
     optimizer = build_sgd(parameters, settings, learning_rate)
     for segment in segments:
         segment.train()
@@ -161,20 +191,28 @@ def train_segments(
         for positions in batches(len(own), settings.batch_size, generator):
             x, labels = data.batch(own[positions], generator)
             with training_arithmetic(precision, data.device):
-                loss, logits, _ = lesson.loss(segments, x, labels)
+                loss, logits, _ = objective.loss(segments, x, labels)
             optimizer.zero_grad()
             loss.backward()
-            finish_step(optimizer, parameters, settings, start=start, proximal_mu=lesson.proximal_mu)
+            finish_step(
+                optimizer, parameters, settings, start=start, proximal_mu=objective.proximal_mu
+            )
             tally.add(loss, logits, labels)
     return tally.counts()
 
 
 def finish_step(
-    optimizer: torch.optim.SGD, parameters: Sequence[Tensor], settings: OptimizerConfig, *, start: Sequence[Tensor] | None = None, proximal_mu: float = 0.0,
-) -> None:  # fmt: skip
+    optimizer: torch.optim.SGD,
+    parameters: Sequence[Tensor],
+    settings: OptimizerConfig,
+    *,
+    start: Sequence[Tensor] | None = None,
+    proximal_mu: float = 0.0,
+) -> None:
     """Adds FedProx's pull to the gradients, clips them, and makes the optimiser's step.
 
-    The pull is the gradient of mu/2 |w - w_start|^2 (Li et al. 2020), for parameters that the loss reaches.
+    The pull is the gradient of mu/2 |w - w_start|^2 (Li et al. 2020), for parameters that the loss
+    reaches.
     """
     if start is not None:
         for parameter, origin in zip(parameters, start, strict=True):
@@ -186,9 +224,17 @@ def finish_step(
 
 
 def training_features(
-    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str, generator: torch.Generator, precision: str,
-    first: int = 0, most_bytes: int | None = None, noise: Callable[[Tensor, int], Tensor] | None = None,
-) -> FeatureBatch:  # fmt: skip
+    segments: Sequence[Segment],
+    data: LocalData,
+    indices: Indices,
+    *,
+    codec: str,
+    generator: torch.Generator,
+    precision: str,
+    first: int = 0,
+    most_bytes: int | None = None,
+    noise: Callable[[Tensor, int], Tensor] | None = None,
+) -> FeatureBatch:
     """Computes the features of the deepest held segment on one training view of each sample, as they travel.
 
     Args:
@@ -196,10 +242,12 @@ def training_features(
         data: The images.
         indices: Training samples.
         codec: How the features travel.
-        generator: Views are drawn from it; a sample's doesn't depend on where a piece begins or ends.
+        generator: Views are drawn from it; a sample's doesn't depend on where a piece begins or
+            ends.
         precision: float32 or bfloat16.
         first: Position of the sample to begin with.
-        most_bytes: Where to end: so many bytes of encoded features, or at least one sample; None: at the last sample.
+        most_bytes: Where to end: so many bytes of encoded features, or at least one sample; None:
+            at the last sample.
         noise: Adds noise to features (B, ...), given them and their batch's number.
     """
     own = torch.from_numpy(indices)
@@ -220,21 +268,30 @@ def training_features(
                     x = segment.body(x)
             encoded = encode(x if noise is None else noise(x, number), codec)
             if most_bytes is not None:
-                last = min(last, first + max(1, most_bytes // (encoded.num_bytes // len(positions))))
+                last = min(
+                    last, first + max(1, most_bytes // (encoded.num_bytes // len(positions)))
+                )
             parts.append(encoded[max(first - begin, 0) : last - begin])
-    return FeatureBatch(concatenate(parts), data.labels[own[first:last].to(data.device)], len(segments))
+    return FeatureBatch(
+        concatenate(parts), data.labels[own[first:last].to(data.device)], len(segments)
+    )
 
 
 def noisy(features: Tensor, noise: float, generator: np.random.Generator) -> Tensor:
     """Returns features (B, ...) with Gaussian noise of `noise` times each sample's own standard deviation, drawn on the CPU.
 
-    By NumPy, whose seeds are as long as one likes: PyTorch's generator has 32 bits, which somebody who wants the features can try.
+    By NumPy, whose seeds are as long as one likes: PyTorch's generator has 32 bits, which somebody
+        who wants the features can try.
     """
     own = features.flatten(1).std(1).view(-1, *[1] * (features.dim() - 1))
-    return features + noise * own * torch.from_numpy(generator.standard_normal(tuple(features.shape), dtype=np.float32)).to(features)
+    return features + noise * own * torch.from_numpy(
+        generator.standard_normal(tuple(features.shape), dtype=np.float32)
+    ).to(features)
 
 
-def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
+def held_out_logits(
+    segments: Sequence[Segment], data: LocalData, indices: Indices, *, codec: str
+) -> tuple[npt.NDArray[np.float32], FeatureBatch]:
     """Computes, in float32, what the deployed tiers of this client's segments would, on samples as they are.
 
     Args:
@@ -248,10 +305,14 @@ def held_out_logits(segments: Sequence[Segment], data: LocalData, indices: Indic
     """
     own = torch.from_numpy(indices)
     logits, parts = [], []
-    for rows, features in evaluate_batches(segments, lambda rows: data.batch(own[rows], None)[0], len(own), transfer=transfer(codec)):
+    for rows, features in evaluate_batches(
+        segments, lambda rows: data.batch(own[rows], None)[0], len(own), transfer=transfer(codec)
+    ):
         logits.append(rows)
         parts.append(encode(features, codec))
-    return torch.cat(logits, dim=1).cpu().numpy(), FeatureBatch(concatenate(parts), data.labels[own.to(data.device)], len(segments))
+    return torch.cat(logits, dim=1).cpu().numpy(), FeatureBatch(
+        concatenate(parts), data.labels[own.to(data.device)], len(segments)
+    )
 
 
 def answering_exits(logits: Tensor, serving_score: float, *, last_answers: bool) -> Tensor:
@@ -266,4 +327,6 @@ def answering_exits(logits: Tensor, serving_score: float, *, last_answers: bool)
     if last_answers:
         answers[-1] = True
     ever = answers.any(0)
-    return torch.where(ever, answers.int().argmax(0), torch.full_like(ever, len(logits), dtype=torch.int64))
+    return torch.where(
+        ever, answers.int().argmax(0), torch.full_like(ever, len(logits), dtype=torch.int64)
+    )

@@ -11,7 +11,9 @@ from tardis_fl.early_exit.network import Segment
 from tardis_fl.federation.client.local_training import EVALUATION_BATCH, Indices, LocalData
 
 
-def running_norms(segments: Sequence[nn.Module]) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+def running_norms(
+    segments: Sequence[nn.Module],
+) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
     """Yields the batch norm layers that keep running statistics, by name."""
     for number, segment in enumerate(segments):
         for name, module in segment.named_modules():
@@ -19,7 +21,9 @@ def running_norms(segments: Sequence[nn.Module]) -> Iterator[tuple[str, nn.modul
                 yield f"{number}.{name}", module
 
 
-def client_statistics(segments: Sequence[Segment], data: LocalData, indices: Indices, generator: torch.Generator) -> dict[str, Tensor]:
+def client_statistics(
+    segments: Sequence[Segment], data: LocalData, indices: Indices, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Computes a client's mean and variance at every batch norm layer, in float32, on one training view of its samples.
 
     The layers normalise by their own batches meanwhile, as in training.
@@ -46,7 +50,11 @@ def client_statistics(segments: Sequence[Segment], data: LocalData, indices: Ind
     finally:
         for name, layer in layers.items():
             layer.momentum = momenta[name]
-    return {f"{name}.{key}": value.clone() for name, layer in layers.items() for key, value in (("mean", layer.running_mean), ("var", layer.running_var))}
+    return {
+        f"{name}.{key}": value.clone()
+        for name, layer in layers.items()
+        for key, value in (("mean", layer.running_mean), ("var", layer.running_var))
+    }
 
 
 class PooledStatistics:
@@ -68,8 +76,14 @@ class PooledStatistics:
             raise ValueError("sent running statistics that are not finite")
         for name in {key.rpartition(".")[0] for key in statistics}:
             mean, var = statistics[f"{name}.mean"].double(), statistics[f"{name}.var"].double()
-            first, second, count = self._sums.get(name, (torch.zeros_like(mean), torch.zeros_like(var), 0))
-            self._sums[name] = (first + num_samples * mean, second + num_samples * (var + mean**2), count + num_samples)
+            first, second, count = self._sums.get(
+                name, (torch.zeros_like(mean), torch.zeros_like(var), 0)
+            )
+            self._sums[name] = (
+                first + num_samples * mean,
+                second + num_samples * (var + mean**2),
+                count + num_samples,
+            )
 
     def write(self, segments: Sequence[nn.Module]) -> None:
         """Puts the pooled statistics into the layers that got any."""

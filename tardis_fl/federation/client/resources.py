@@ -10,23 +10,23 @@ from flwr.app import Context, Message
 
 from tardis_fl import __version__
 from tardis_fl.config.schema import Config
+from tardis_fl.core.compute import resolve_device, resolve_precision, use_threads
+from tardis_fl.core.randomness import Purpose, integer_seed
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.partition import Partition, load_partition
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.early_exit.backbones import build_network
-from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.early_exit.conversion.tracing import ConversionError
+from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.errors import ConfigError
-from tardis_fl.federation.conditions.faults import Faults
 from tardis_fl.federation.client.local_training import LocalData
+from tardis_fl.federation.conditions.faults import Faults
 from tardis_fl.federation.transport.messages import INSTRUCTION
 from tardis_fl.federation.transport.weights import HeldWeights
-from tardis_fl.core.compute import resolve_device, resolve_precision, use_threads
-from tardis_fl.core.randomness import Purpose, integer_seed
 
 
 @dataclass(frozen=True)
-class Workspace:
+class ClientResources:
     """One process's resources, shared by all clients that it plays.
 
     Attributes:
@@ -58,22 +58,29 @@ class Workspace:
         return Faults.of(self.config)
 
 
-def workspace_of(message: Message, context: Context) -> Workspace:
-    """Returns the workspace of the configuration that came with a message, on this node.
+def resources_of(message: Message, context: Context) -> ClientResources:
+    """Returns the resources of the configuration that came with a message, on this node.
 
     Raises:
-        RuntimeError: The server is of another version, or the node's partition-id is none of its clients.
+        RuntimeError: The server is of another version, or the node's partition-id is none of its
+            clients.
     """
     instruction = message.content.config_records[INSTRUCTION]
     if instruction["version"] != __version__:
-        raise RuntimeError(f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts")
+        raise RuntimeError(
+            f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts"
+        )
     data_root, config_json = context.node_config.get("data-root"), str(instruction["config"])
     config, client = _parse(config_json), context.node_config.get("partition-id")
     if not isinstance(client, int) or not 0 <= client < config.federation.num_clients:
         raise RuntimeError(
             f"this node's partition-id is {client!r}; wanted 0 to {config.federation.num_clients - 1} (federation.num_clients), in --node-config"
         )
-    return open_workspace(config_json, None if data_root is None else str(data_root), client if config.nodes_keep_images else None)
+    return open_resources(
+        config_json,
+        None if data_root is None else str(data_root),
+        client if config.nodes_keep_images else None,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -82,24 +89,29 @@ def _parse(config_json: str) -> Config:
 
 
 @lru_cache(maxsize=1)
-def open_workspace(config_json: str, data_root: str | None = None, client: int | None = None) -> Workspace:
-    """Returns the workspace of a configuration; the last one stays open.
+def open_resources(
+    config_json: str, data_root: str | None = None, client: int | None = None
+) -> ClientResources:
+    """Returns the resources of a configuration; the last one stays open.
 
     Args:
         config_json: The configuration.
-        data_root: Where this node has its images, which wins over the configuration and TARDIS_FL_DATA; None: there.
+        data_root: Where this node has its images, which wins over the configuration and
+            TARDIS_FL_DATA; None: there.
         client: The client whose own images this node keeps; None: it has those of all.
     """
     config = _parse(config_json)
     use_threads(config.runtime)
     device = resolve_device(config.runtime)
     dataset = load_dataset(config, data_root, client=client)
-    return Workspace(
+    return ClientResources(
         config=config,
         dataset=dataset,
         partition=load_partition(config, dataset, client=client),
         data=LocalData.of(dataset.train, dataset.normalisation, config.data.augment, device),
-        segments=list(new_network(config, dataset.num_classes).to(device))[: config.num_segments if config.calibrates_by_sums else config.max_depth],
+        segments=list(new_network(config, dataset.num_classes).to(device))[
+            : config.num_segments if config.calibrates_by_sums else config.max_depth
+        ],
         precision=resolve_precision(config.runtime),
         device=device,
     )
@@ -114,8 +126,17 @@ def new_network(config: Config, num_classes: int) -> EarlyExitNetwork:
     model = config.model
     try:
         return build_network(
-            model.backbone, num_classes=num_classes, width=model.width, norm=config.norm_layer, image_size=config.data.image_size,
-            exit_hidden=model.exit_hidden, cuts=model.cuts, num_segments=config.num_segments, seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
-        )  # fmt: skip
+            model.backbone,
+            num_classes=num_classes,
+            width=model.width,
+            norm=config.norm_layer,
+            image_size=config.data.image_size,
+            exit_hidden=model.exit_hidden,
+            cuts=model.cuts,
+            num_segments=config.num_segments,
+            seed=integer_seed(config.seed, Purpose.INITIAL_WEIGHTS),
+        )
     except ConversionError as error:
-        raise ConfigError(f"tiers: got {config.num_segments} tiers; the backbone {model.backbone!r} can't be cut so ({error})") from None
+        raise ConfigError(
+            f"tiers: got {config.num_segments} tiers; the backbone {model.backbone!r} can't be cut so ({error})"
+        ) from None

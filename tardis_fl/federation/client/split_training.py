@@ -1,7 +1,9 @@
 """The client's side of split training: features up, their gradient down, one step at a time (SplitFed, Thapa et al. 2022).
 
-A client process may end between two messages, so everything it needs for the next step lies in its Flower
-context: weights, momentum and counts. The views of images are drawn anew from generators of their own.
+A client process may end between two messages, so everything it needs for the next step lies in its
+Flower
+context: weights, momentum and counts. The views of images are drawn anew from generators of their
+own.
 """
 
 from __future__ import annotations
@@ -14,21 +16,42 @@ from torch import Tensor
 
 from tardis_fl.codecs.quantisers import encode
 from tardis_fl.config.schema import Config
-from tardis_fl.federation.transport import messages
-from tardis_fl.federation.client.local_training import Indices, Lesson, Tally, batches, build_sgd, finish_step
-from tardis_fl.federation.transport.messages import Counts, FeatureBatch
-from tardis_fl.federation.transport.weights import Flat
-from tardis_fl.federation.client.resources import Workspace
 from tardis_fl.core.compute import training_arithmetic
 from tardis_fl.core.randomness import Purpose, torch_generator
+from tardis_fl.federation.client.local_training import (
+    Indices,
+    Objective,
+    Tally,
+    batches,
+    build_sgd,
+    finish_step,
+)
+from tardis_fl.federation.client.resources import ClientResources
+from tardis_fl.federation.transport import messages
+from tardis_fl.federation.transport.messages import Counts, FeatureBatch
+from tardis_fl.federation.transport.weights import Flat
 
-START, WEIGHTS, MOMENTUM, COUNTS = RECORDS = ("split.start", "split.weights", "split.momentum", "split.counts")
+START, WEIGHTS, MOMENTUM, COUNTS = RECORDS = (
+    "split.start",
+    "split.weights",
+    "split.momentum",
+    "split.counts",
+)
 
 
-def planned_batches(indices: Indices, config: Config, round_number: int, client: int) -> list[Tensor]:
+def planned_batches(
+    indices: Indices, config: Config, round_number: int, client: int
+) -> list[Tensor]:
     """Returns the sample indices of each step of a client's round, over all local epochs."""
-    generator, own = torch_generator(config.seed, Purpose.LOCAL_TRAINING, round_number, client), torch.from_numpy(indices)
-    return [own[rows] for _ in range(config.federation.local_epochs) for rows in batches(len(own), config.federation.client.batch_size, generator)]
+    generator, own = (
+        torch_generator(config.seed, Purpose.LOCAL_TRAINING, round_number, client),
+        torch.from_numpy(indices),
+    )
+    return [
+        own[rows]
+        for _ in range(config.federation.local_epochs)
+        for rows in batches(len(own), config.federation.client.batch_size, generator)
+    ]
 
 
 class SplitClient:
@@ -39,20 +62,36 @@ class SplitClient:
         state: The client's Flower state.
         indices: Its training samples.
         depth: Segments that it holds.
-        lesson: What the round asks.
+        objective: What the round asks.
         learning_rate: The round's.
         round_number: The round.
         client: Its number.
     """
 
     def __init__(
-        self, work: Workspace, state: RecordDict, indices: Indices, *, depth: int, lesson: Lesson, learning_rate: float, round_number: int, client: int
+        self,
+        work: ClientResources,
+        state: RecordDict,
+        indices: Indices,
+        *,
+        depth: int,
+        objective: Objective,
+        learning_rate: float,
+        round_number: int,
+        client: int,
     ) -> None:
-        self._work, self._state, self._lesson, self._learning_rate = work, state, lesson, learning_rate
+        self._work, self._state, self._objective, self._learning_rate = (
+            work,
+            state,
+            objective,
+            learning_rate,
+        )
         self._segments, self._keys = work.segments[:depth], work.weights.keys(depth)
         self._key = (round_number, client)
         self._batches = planned_batches(indices, work.config, round_number, client)
-        self._parameters = [parameter for segment in self._segments for parameter in segment.parameters()]
+        self._parameters = [
+            parameter for segment in self._segments for parameter in segment.parameters()
+        ]
 
     def begin(self, start: Flat) -> None:
         """Puts the loaded weights into the state, and those that the server sent."""
@@ -62,29 +101,40 @@ class SplitClient:
     def learn(self, step: int, gradient: Tensor) -> Counts:
         """Makes the gradient step of a batch whose features the server has seen; returns the counts so far.
 
-        The loss is that of the held exits plus the inner product of features and `gradient` (B, ...), so that the
-        deeper exits' gradient goes on from where the server left it.
+        The loss is that of the held exits plus the inner product of features and `gradient` (B,
+        ...), so that the deeper exits' gradient goes on from where the server left it.
         """
         work, settings = self._work, self._work.config.federation.client
         start = None
-        if self._lesson.proximal_mu:
+        if self._objective.proximal_mu:
             work.weights.load(messages.unpack_tensors(self._state.array_records[START]))
             start = [parameter.detach().clone() for parameter in self._parameters]
         work.weights.load(messages.unpack_tensors(self._state.array_records[WEIGHTS]))
         optimizer = build_sgd(self._parameters, settings, self._learning_rate)
         for number, buffer in messages.unpack_tensors(self._state.array_records[MOMENTUM]).items():
             parameter = self._parameters[int(number)]
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(
+                buffer
+            )
         x, labels = self._view(step)
         with training_arithmetic(work.precision, work.device):
-            loss, logits, features = self._lesson.loss(self._segments, x, labels)
+            loss, logits, features = self._objective.loss(self._segments, x, labels)
         optimizer.zero_grad()
         torch.autograd.backward([loss, features], [None, gradient.to(features)])
-        finish_step(optimizer, self._parameters, settings, start=start, proximal_mu=self._lesson.proximal_mu)
+        finish_step(
+            optimizer,
+            self._parameters,
+            settings,
+            start=start,
+            proximal_mu=self._objective.proximal_mu,
+        )
         tally = Tally(len(self._segments), work.device)
         tally.add(loss, logits, labels)
         counts = Counts.from_record(self._state.metric_records[COUNTS]) + tally.counts()
-        buffers = {str(number): optimizer.state[parameter].get("momentum_buffer") for number, parameter in enumerate(self._parameters)}
+        buffers = {
+            str(number): optimizer.state[parameter].get("momentum_buffer")
+            for number, parameter in enumerate(self._parameters)
+        }
         self._keep({name: buffer for name, buffer in buffers.items() if buffer is not None}, counts)
         return counts
 
@@ -99,11 +149,15 @@ class SplitClient:
         with torch.no_grad(), training_arithmetic(self._work.precision, self._work.device):
             for segment in self._segments:
                 x = segment.body(x)
-        return FeatureBatch(encode(x, self._work.config.federation.feature_codec), labels, len(self._segments))
+        return FeatureBatch(
+            encode(x, self._work.config.federation.feature_codec), labels, len(self._segments)
+        )
 
     def finish(self) -> tuple[Flat, Flat]:
         """Empties the state; returns the weights that the server sent and the trained ones."""
-        start, weights = (messages.unpack_tensors(self._state.array_records[name]) for name in (START, WEIGHTS))
+        start, weights = (
+            messages.unpack_tensors(self._state.array_records[name]) for name in (START, WEIGHTS)
+        )
         for name in RECORDS:
             self._state.pop(name)
         return start, weights

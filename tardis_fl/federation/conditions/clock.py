@@ -8,14 +8,16 @@ from tardis_fl.config.schema import Config, GroupConfig
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.profiles import load_profiles
 
-PASSES_OF_TRAINING = 3  # a forward pass, and a backward pass that costs about two (Hobbhahn and Sevilla 2021, on the backward-forward FLOP ratio)
+# a forward pass, and a backward pass that costs about two (Hobbhahn and Sevilla 2021, on the
+# backward-forward FLOP ratio)
+PASSES_OF_TRAINING = 3
 
 
 class VirtualClock:
     """Seconds of a client's round: receive, compute, send.
 
-    Computing takes multiply-accumulates x 2 x 3 over the rate of the group's device, where the profiles' rates are
-    those of inference; a group without a device or a link spends no time on it.
+    Computing takes multiply-accumulates x 2 x 3 over the rate of the group's device, where the
+    profiles' rates are those of inference; a group without a device or a link spends no time on it.
 
     Args:
         config: The run's configuration.
@@ -29,7 +31,16 @@ class VirtualClock:
         self._deadline_s = config.federation.deadline_s
         self.runs = any(group.device or group.link for group in config.groups)
 
-    def client_seconds(self, group: GroupConfig, *, num_samples: int, bytes_down: int, bytes_up: int, num_exchanges: int = 1, slowdown: float = 1.0) -> float:
+    def client_seconds(
+        self,
+        group: GroupConfig,
+        *,
+        num_samples: int,
+        bytes_down: int,
+        bytes_up: int,
+        num_exchanges: int = 1,
+        slowdown: float = 1.0,
+    ) -> float:
         """Returns the seconds from the request's sending to the reply's arrival.
 
         Args:
@@ -43,15 +54,25 @@ class VirtualClock:
         seconds = 0.0
         if group.device:
             macs = sum(self._macs[: group.depth]) * PASSES_OF_TRAINING * num_samples
-            seconds += slowdown * self._profiles.device(group.device).seconds(macs, depthwise=self._depthwise)
+            seconds += slowdown * self._profiles.device(group.device).seconds(
+                macs, depthwise=self._depthwise
+            )
         if group.link:
             link = self._profiles.link(group.link)
-            seconds += 8 * bytes_down / link.down_bit_per_s + 8 * bytes_up / link.up_bit_per_s + 2 * num_exchanges * link.delay_s
+            seconds += (
+                8 * bytes_down / link.down_bit_per_s
+                + 8 * bytes_up / link.up_bit_per_s
+                + 2 * num_exchanges * link.delay_s
+            )
         return seconds
 
     def deadlines_missed(self, seconds: float) -> int:
         """Returns how many deadlines went by before an update arrived; 0 where it is in time or there is none."""
-        return int(seconds // self._deadline_s) if self._deadline_s and seconds > self._deadline_s else 0
+        return (
+            int(seconds // self._deadline_s)
+            if self._deadline_s and seconds > self._deadline_s
+            else 0
+        )
 
     def round_seconds(self, arrivals: Sequence[float], *, someone_is_missing: bool) -> float | None:
         """Returns how long the server waits: for the last update, or for the deadline where someone is late or missing.

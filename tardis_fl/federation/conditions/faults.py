@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tardis_fl.config.federation import FaultConfig
 from tardis_fl.config.schema import Config
-from tardis_fl.federation.transport.weights import Flat
 from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
+from tardis_fl.federation.transport.weights import Flat
 
 DAMAGE = {"explode", "garbage", "nan", "wrong_shape", "missing_segment"}
 DEFAULT_FACTORS = {"straggler": 10.0, "explode": 1e6, "garbage": 10.0}
@@ -46,12 +46,26 @@ class Faults:
                 continue
             if fault.rounds is not None and not fault.rounds[0] <= round_number <= fault.rounds[1]:
                 continue
-            if fault.probability < 1 and numpy_generator(self.seed, Purpose.FAULTS, round_number, client, number).random() >= fault.probability:
+            if (
+                fault.probability < 1
+                and numpy_generator(
+                    self.seed, Purpose.FAULTS, round_number, client, number
+                ).random()
+                >= fault.probability
+            ):
                 continue
             found[fault.kind] = fault.factor or DEFAULT_FACTORS.get(fault.kind, 1.0)
         return found
 
-    def damage(self, update: Flat, start: Callable[[], Flat], parameters: Mapping[str, Tensor], *, round_number: int, client: int) -> Flat:
+    def damage(
+        self,
+        update: Flat,
+        start: Callable[[], Flat],
+        parameters: Mapping[str, Tensor],
+        *,
+        round_number: int,
+        client: int,
+    ) -> Flat:
         """Does to an update what was drawn for this client and round.
 
         Args:
@@ -72,10 +86,19 @@ class Faults:
         damaged, reference = dict(update), start()
         changed = [key for key in update if key in parameters]
         if "explode" in kinds:
-            damaged |= {key: reference[key] + kinds["explode"] * (update[key] - reference[key]) * parameters[key] for key in changed}
+            damaged |= {
+                key: reference[key]
+                + kinds["explode"] * (update[key] - reference[key]) * parameters[key]
+                for key in changed
+            }
         if "garbage" in kinds:
-            generator = torch_generator(self.seed, Purpose.FAULTS, round_number, client, len(self.entries))
-            noise = {key: torch.randn(update[key].shape, generator=generator) * parameters[key] for key in changed}
+            generator = torch_generator(
+                self.seed, Purpose.FAULTS, round_number, client, len(self.entries)
+            )
+            noise = {
+                key: torch.randn(update[key].shape, generator=generator) * parameters[key]
+                for key in changed
+            }
             length = _norm((update[key] - reference[key]) * parameters[key] for key in changed)
             scale = kinds["garbage"] * length / _norm(noise.values())
             damaged |= {key: reference[key] + scale * noise[key] for key in changed}
@@ -85,7 +108,9 @@ class Faults:
             damaged[changed[0]] = update[changed[0]][:-1]
         if "missing_segment" in kinds:
             last = max(int(key.split(".")[0]) for key in damaged)
-            damaged = {key: values for key, values in damaged.items() if int(key.split(".")[0]) < last}
+            damaged = {
+                key: values for key, values in damaged.items() if int(key.split(".")[0]) < last
+            }
         return damaged
 
 

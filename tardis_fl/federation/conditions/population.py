@@ -33,8 +33,13 @@ class Population:
     def choose(self, round_number: int) -> list[int]:
         """Returns the round's clients, ascending: the configured number, or all that can be reached where they are fewer."""
         config = self._config
-        order = numpy_generator(config.seed, Purpose.SELECTION, round_number).permutation(len(self._group_of))
+        order = numpy_generator(config.seed, Purpose.SELECTION, round_number).permutation(
+            len(self._group_of)
+        )
         if (self._availability < 1).any():
-            there = numpy_generator(config.seed, Purpose.AVAILABILITY, round_number).random(len(order)) < self._availability
+            there = (
+                numpy_generator(config.seed, Purpose.AVAILABILITY, round_number).random(len(order))
+                < self._availability
+            )
             order = order[there[order]]
         return sorted(order[: config.clients_per_round].tolist())

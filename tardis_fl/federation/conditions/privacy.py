@@ -17,10 +17,10 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from tardis_fl.config.federation import PrivacyConfig
 from tardis_fl.config.schema import Config
-from tardis_fl.errors import RunError
-from tardis_fl.federation.transport import messages
-from tardis_fl.federation.client.resources import workspace_of
 from tardis_fl.core.randomness import Purpose, integer_seed
+from tardis_fl.errors import RunError
+from tardis_fl.federation.client.resources import resources_of
+from tardis_fl.federation.transport import messages
 
 NUDGE = 1e-6
 
@@ -38,10 +38,11 @@ def noise_std(privacy: PrivacyConfig) -> float:
 def private_weights(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Is a Flower mod for messages that train: where privacy is configured, clips the reply's update and adds noise.
 
-    The noise is drawn from the run's seed on engines that simulate, so that a run repeats, and from the operating system on real
+    The noise is drawn from the run's seed on engines that simulate, so that a run repeats, and from
+    the operating system on real
     nodes: noise that somebody else can draw hides nothing.
     """
-    config = workspace_of(message, context).config
+    config = resources_of(message, context).config
     privacy = config.federation.privacy
     if privacy is None:
         return call_next(message, context)
@@ -51,12 +52,24 @@ def private_weights(message: Message, context: Context, call_next: ClientAppCall
     if reply.has_error():
         return reply
     back = reply.content.array_records[messages.WEIGHTS]
-    if all(array.data == sent.array_records[messages.WEIGHTS][key].data for key, array in back.items()):
+    if all(
+        array.data == sent.array_records[messages.WEIGHTS][key].data for key, array in back.items()
+    ):
         reply.content[messages.WEIGHTS] = _nudged(back)
     # the mod wants the keys of both to be the same; clients may send back fewer than they got
-    message.content = RecordDict({messages.WEIGHTS: ArrayRecord({key: sent.array_records[messages.WEIGHTS][key] for key in back})})
+    message.content = RecordDict(
+        {
+            messages.WEIGHTS: ArrayRecord(
+                {key: sent.array_records[messages.WEIGHTS][key] for key in back}
+            )
+        }
+    )
     try:
-        with _noise(config, int(sent.config_records[messages.INSTRUCTION]["round"]), int(context.node_config["partition-id"])):
+        with _noise(
+            config,
+            int(sent.config_records[messages.INSTRUCTION]["round"]),
+            int(context.node_config["partition-id"]),
+        ):
             return mod(message, context, lambda *_: reply)
     finally:
         message.content = sent
@@ -76,7 +89,9 @@ def _noise(config: Config, round_number: int, client: int) -> Iterator[None]:
     state, logger = np.random.get_state(), logging.getLogger("flwr")
     level = logger.level
     real = config.runtime.engine == "deployment"
-    np.random.seed(None if real else integer_seed(config.seed, Purpose.PRIVACY, round_number, client) % 2**32)
+    np.random.seed(
+        None if real else integer_seed(config.seed, Purpose.PRIVACY, round_number, client) % 2**32
+    )
     logger.setLevel(logging.WARNING)
     try:
         yield
@@ -107,14 +122,16 @@ def check_accountant() -> None:
         RunError: Says how to install it.
     """
     if importlib.util.find_spec("opacus") is None:
-        raise RunError("federation.privacy: needs an accountant that isn't installed; run `pip install 'tardis_fl[privacy]'`")
+        raise RunError(
+            "federation.privacy: needs an accountant that isn't installed; run `pip install 'tardis_fl[privacy]'`"
+        )
 
 
 def privacy_spent(privacy: PrivacyConfig, num_messages: int) -> PrivacySpent:
     """Adds up what messages cost, by Opacus' accountant of Renyi differential privacy (Mironov 2017).
 
-    The promise is local: whoever reads a client's messages can't tell what data that client had. Nothing is gained by who is
-    chosen for a round, since the server knows who sent.
+    The promise is local: whoever reads a client's messages can't tell what data that client had.
+        Nothing is gained by who is chosen for a round, since the server knows who sent.
 
     Args:
         privacy: As configured.
@@ -128,4 +145,6 @@ def privacy_spent(privacy: PrivacyConfig, num_messages: int) -> PrivacySpent:
 
         accountant = RDPAccountant()
         accountant.history.append((noise_std(privacy) / sensitivity(privacy), 1.0, num_messages))
-        return PrivacySpent(num_messages, float(accountant.get_epsilon(privacy.delta)), privacy.delta)
+        return PrivacySpent(
+            num_messages, float(accountant.get_epsilon(privacy.delta)), privacy.delta
+        )

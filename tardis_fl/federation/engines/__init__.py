@@ -28,22 +28,31 @@ def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> No
 
     Raises:
         RunError: Flower is of another version than those tested, or the engine isn't installed.
-        ConfigError: The engine is started otherwise, a resumed run needs what clients kept in processes that have ended, or the server needs images that
-            nodes keep.
+        ConfigError: The engine is started otherwise, a resumed run needs what clients kept in
+            processes that have ended, or the server needs images that nodes keep.
     """
     check_flower()
     engine, codec = config.runtime.engine, config.deployment.feature_codec
-    if config.data.partition.scheme == "natural" and engine == "deployment" and not config.calibrates_by_sums and parse_codec(codec).compressor:
+    if (
+        config.data.partition.scheme == "natural"
+        and engine == "deployment"
+        and not config.calibrates_by_sums
+        and parse_codec(codec).compressor
+    ):
         raise ConfigError(
             f"deployment.feature_codec: got {codec!r}, whose bytes depend on each image, while the server has none of those that the nodes keep "
             "(data.partition.scheme: natural); wanted a codec without compression, such as uint8, or federation.calibration: sums"
         )
     if engine == "deployment" and not has_nodes:
-        raise ConfigError("runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`")
+        raise ConfigError(
+            "runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`"
+        )
     if engine == "ray":
         check_ray()
     if resume and engine != "inline" and config.model.norm == "batch_local":
-        raise ConfigError(f"model.norm: got 'batch_local' with --resume on the engine {engine}, where clients' own norm layers end with a run; wanted inline")
+        raise ConfigError(
+            f"model.norm: got 'batch_local' with --resume on the engine {engine}, where clients' own norm layers end with a run; wanted inline"
+        )
 
 
 def check_flower() -> None:
@@ -54,10 +63,14 @@ def check_flower() -> None:
     """
     found = version("flwr")
     if not found.startswith(TESTED_FLOWER):
-        raise RunError(f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`")
+        raise RunError(
+            f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`"
+        )
 
 
-def run_apps(server_app: ServerApp, config: Config, *, workers: int, client_app: str = CLIENT_APP) -> None:
+def run_apps(
+    server_app: ServerApp, config: Config, *, workers: int, client_app: str = CLIENT_APP
+) -> None:
     """Runs the apps on the configured engine until the ServerApp's main returns.
 
     Args:
@@ -78,4 +91,9 @@ def run_apps(server_app: ServerApp, config: Config, *, workers: int, client_app:
 
 def serve(server_app: ServerApp, grid: Grid) -> None:
     """Runs the ServerApp's main over a grid."""
-    server_app(grid, Context(run_id=0, node_id=SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config={}))
+    server_app(
+        grid,
+        Context(
+            run_id=0, node_id=SERVER_NODE_ID, node_config={}, state=RecordDict(), run_config={}
+        ),
+    )

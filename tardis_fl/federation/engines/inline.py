@@ -79,9 +79,12 @@ class InThisProcess:
 def answer(client_app: ClientApp, request: Request, num_nodes: int) -> Answer:
     """Lets the app answer a request as the node that it is for."""
     context = Context(
-        run_id=0, node_id=request.node_id, state=request.state, run_config={},
+        run_id=0,
+        node_id=request.node_id,
+        state=request.state,
+        run_config={},
         node_config={"partition-id": request.node_id - FIRST_NODE_ID, "num-partitions": num_nodes},
-    )  # fmt: skip
+    )
     try:
         reply = client_app(request.message, context)
     except Exception as error:
@@ -110,16 +113,22 @@ def give_id(message: Message, message_id: str) -> None:
 
 
 class InlineGrid(Grid):
-    """A grid without a network. A node's state lives from message to message where the app put something into it.
+    """A grid without a network.
+
+    A node's state lives from message to message where the app put something into it.
 
     Args:
-        work: The app that every node runs in this process, or another place where their work is done.
+        work: The app that every node runs in this process, or another place where their work is
+            done.
         num_nodes: Nodes; node i holds partition i.
     """
 
     def __init__(self, work: ClientApp | Workplace, num_nodes: int) -> None:
         take_identity()
-        self._num_nodes, self._workplace = num_nodes, InThisProcess(work, num_nodes) if isinstance(work, ClientApp) else work
+        self._num_nodes, self._workplace = (
+            num_nodes,
+            InThisProcess(work, num_nodes) if isinstance(work, ClientApp) else work,
+        )
         self._states: dict[int, RecordDict] = {}
         self._sent = 0
 
@@ -133,7 +142,9 @@ class InlineGrid(Grid):
         for message in messages:
             self._sent += 1
             give_id(message, str(self._sent))
-            requests.append(Request(message, self._states.get(message.metadata.dst_node_id) or RecordDict()))
+            requests.append(
+                Request(message, self._states.get(message.metadata.dst_node_id) or RecordDict())
+            )
         self._workplace.submit(requests)
         return [request.message_id for request in requests]
 
@@ -142,7 +153,9 @@ class InlineGrid(Grid):
         open_ids = list(message_ids)
         return [self._next(open_ids)] if open_ids else []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Pushes and pulls, for apps that want all replies at once; there is nothing to time out."""
         open_ids = list(self.push_messages(messages))
         replies = []

@@ -9,14 +9,20 @@ import psutil
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import num_cores, resolve_device
 
-IMAGES_A_THREAD = 32  # of a batch: with fewer, processes of one thread are faster than threads (batches of 50 on two cores: 1.25 times)
-WORTH_WORKERS_MACS = 1e12  # of all clients' training, some ten seconds: below, the start of processes takes longer than they save
-WORKER_BYTES = 768 * 2**20  # a process with PyTorch, a small network and its buffers; images are mapped, and shared by all
+# of a batch: with fewer, processes of one thread are faster than threads (batches of 50 on two
+# cores: 1.25 times)
+IMAGES_A_THREAD = 32
+# of all clients' training, some ten seconds: below, the start of processes takes longer than they
+# save
+WORTH_WORKERS_MACS = 1e12
+WORKER_BYTES = (
+    768 * 2**20
+)  # a process with PyTorch, a small network and its buffers; images are mapped, and shared by all
 SERVER_SHARE = 0.5  # of the free memory, left to the server and to others
 
 
 @dataclass(frozen=True)
-class Crew:
+class Parallelism:
     """Who does the clients' work.
 
     Attributes:
@@ -30,29 +36,46 @@ class Crew:
     reason: str
 
 
-def choose_crew(config: Config, train_macs: float, *, threads: int, cores: int | None = None, free_bytes: int | None = None) -> Crew:
-    """Returns the configured number of workers, or the one that suits this machine. It doesn't depend on how busy the cores are.
+def choose_parallelism(
+    config: Config,
+    train_macs: float,
+    *,
+    threads: int,
+    cores: int | None = None,
+    free_bytes: int | None = None,
+) -> Parallelism:
+    """Returns the configured number of workers, or the one that suits this machine.
+
+    It doesn't depend on how busy the cores are.
 
     Args:
         config: The configuration.
-        train_macs: Multiply-accumulates of a forward pass over every image of all clients' training.
+        train_macs: Multiply-accumulates of a forward pass over every image of all clients'
+            training.
         threads: Of this process.
         cores: That may be used; None: this process's.
         free_bytes: Memory that is free; None: this machine's.
     """
     if config.runtime.engine == "deployment":
-        return Crew(config.clients_per_round, 1, "each on a node of its own")
+        return Parallelism(config.clients_per_round, 1, "each on a node of its own")
     runtime, batch = config.runtime, config.federation.client.batch_size
-    cores, free_bytes = cores or num_cores(), psutil.virtual_memory().available if free_bytes is None else free_bytes
+    cores, free_bytes = (
+        cores or num_cores(),
+        psutil.virtual_memory().available if free_bytes is None else free_bytes,
+    )
     alone_threads = 1 if runtime.engine == "ray" else threads
     if runtime.workers is not None:
         workers = min(runtime.workers, config.clients_per_round)
-        fewer = f"; no more clients than {workers} train in a round" if workers < runtime.workers else ""
-        return Crew(workers, 1 if workers > 1 else alone_threads, f"runtime.workers{fewer}")
+        fewer = (
+            f"; no more clients than {workers} train in a round"
+            if workers < runtime.workers
+            else ""
+        )
+        return Parallelism(workers, 1 if workers > 1 else alone_threads, f"runtime.workers{fewer}")
     fitting = max(1, int(free_bytes * (1 - SERVER_SHARE) / WORKER_BYTES))
     most = min(cores, config.clients_per_round, fitting)
     if runtime.engine == "ray":
-        return Crew(most, 1, _limit(most, cores, fitting))
+        return Parallelism(most, 1, _limit(most, cores, fitting))
     why_not = None
     if most == 1:
         why_not = _limit(most, cores, fitting)
@@ -65,11 +88,19 @@ def choose_crew(config: Config, train_macs: float, *, threads: int, cores: int |
     elif train_macs < WORTH_WORKERS_MACS:
         why_not = "too little to do for more processes"
     if why_not is not None:
-        return Crew(1, alone_threads, why_not)
-    return Crew(most, 1, f"batches of {batch} are too few images for {cores} threads; {_limit(most, cores, fitting)}")
+        return Parallelism(1, alone_threads, why_not)
+    return Parallelism(
+        most,
+        1,
+        f"batches of {batch} are too few images for {cores} threads; {_limit(most, cores, fitting)}",
+    )
 
 
 def _limit(workers: int, cores: int, fitting: int) -> str:
     if workers == cores:
         return f"{cores} core{'s' if cores > 1 else ''}"
-    return f"memory for {fitting}" if workers == fitting else f"{workers} client{'s' if workers > 1 else ''} a round"
+    return (
+        f"memory for {fitting}"
+        if workers == fitting
+        else f"{workers} client{'s' if workers > 1 else ''} a round"
+    )

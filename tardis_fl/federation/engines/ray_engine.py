@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
-from tardis_fl.errors import RunError, TardisError
 from tardis_fl.core.compute import MOST_THREADS
+from tardis_fl.errors import RunError, TardisError
 
 SERVER_SECONDS_TO_END = 30.0
 CONNECT_SECONDS = 5.0
@@ -31,20 +31,26 @@ def check_ray() -> None:
         RunError: Says how to install it.
     """
     if importlib.util.find_spec("ray") is None:
-        raise RunError("runtime.engine: got 'ray', and Ray is not installed; run `pip install 'tardis_fl[ray]'`, or use the engine inline")
+        raise RunError(
+            "runtime.engine: got 'ray', and Ray is not installed; run `pip install 'tardis_fl[ray]'`, or use the engine inline"
+        )
 
 
-def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, workers: int) -> None:
+def run_on_ray(
+    server_app: ServerApp, client_app: ClientApp, config: Config, *, workers: int
+) -> None:
     """Runs the apps on Flower's simulation engine until the ServerApp's main returns.
 
     Args:
         server_app: The server's side; it runs in a thread of this process.
         client_app: The clients' side.
         config: The configuration.
-        workers: Clients that train at a time, each with one thread; a cluster that is already there has its own number.
+        workers: Clients that train at a time, each with one thread; a cluster that is already there
+            has its own number.
 
     Raises:
-        RunError: Ray isn't installed, can't be started, there is no cluster at `runtime.ray_address`, or the engine failed.
+        RunError: Ray isn't installed, can't be started, there is no cluster at
+            `runtime.ray_address`, or the engine failed.
     """
     check_ray()
     from flwr.simulation import run_simulation
@@ -54,12 +60,20 @@ def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, 
         try:
             _start_ray(config.runtime.ray_address, workers)
             run_simulation(
-                server.app, client_app, config.federation.num_clients, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {}}
+                server.app,
+                client_app,
+                config.federation.num_clients,
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {},
+                },
             )
         except Exception as error:
             if isinstance(error, TardisError) or error is server.error:
                 raise
-            raise RunError(f"Flower's simulation engine failed: {_first_line(error.__cause__ or error)}") from error
+            raise RunError(
+                f"Flower's simulation engine failed: {_first_line(error.__cause__ or error)}"
+            ) from error
         finally:
             server.end()
             _stop_ray()
@@ -68,15 +82,32 @@ def run_on_ray(server_app: ServerApp, client_app: ClientApp, config: Config, *, 
 def _start_ray(address: str | None, workers: int) -> None:
     import ray
 
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), MOST_THREADS: "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    environment = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        MOST_THREADS: "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+    }
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of it otherwise
-    machine = {"address": address} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    machine = (
+        {"address": address}
+        if address
+        else {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    )
     try:
         _knock(address)
-        ray.init(runtime_env={"env_vars": environment}, logging_level="ERROR", log_to_driver=False, **machine)
+        ray.init(
+            runtime_env={"env_vars": environment},
+            logging_level="ERROR",
+            log_to_driver=False,
+            **machine,
+        )
     except Exception as error:
-        where = f"no Ray cluster answers at runtime.ray_address {address}" if address else "Ray can't be started here"
+        where = (
+            f"no Ray cluster answers at runtime.ray_address {address}"
+            if address
+            else "Ray can't be started here"
+        )
         raise RunError(f"{where}: {_first_line(error)}") from None
 
 
@@ -110,12 +141,19 @@ class _Server:
     def __init__(self, server_app: ServerApp) -> None:
         self.app = ServerApp()
         self.error: BaseException | None = None
-        self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._began, self._stop, self._ended = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
 
         @self.app.main()
         def main(grid: Grid, context: Context) -> None:
             self._began.set()
-            for name in ("pull_messages", "get_node_ids"):  # what a server calls again and again while it waits
+            for name in (
+                "pull_messages",
+                "get_node_ids",
+            ):  # what a server calls again and again while it waits
                 setattr(grid, name, self._unless_stopped(getattr(grid, name)))
             try:
                 server_app(grid, context)

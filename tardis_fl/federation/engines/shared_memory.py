@@ -1,6 +1,7 @@
 """Large arrays from a worker process to the one that started it: through shared memory instead of a socket.
 
-A socket copies each byte five times on its way; with a network of some megabytes that is a tenth of a small training.
+A socket copies each byte five times on its way; with a network of some megabytes that is a tenth of
+a small training.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array
 
-HALF_BYTES = 128 * 2**20  # of addresses; memory only where something was written. What doesn't fit goes through the socket
+HALF_BYTES = (
+    128 * 2**20
+)  # of addresses; memory only where something was written. What doesn't fit goes through the socket
 WORTH_IT_BYTES = 64 * 2**10
 SPARE_BYTES = 64 * 2**20  # of memory kept for contents to come
 
 
-class Arena:
+class SharedArrays:
     """Two halves of shared memory that one side writes in turns, so that an answer may wait while the next one is written.
 
     Args:
@@ -58,7 +61,8 @@ class Arena:
     def get(self, begin: int, length: int) -> npt.NDArray[np.uint8]:
         """Returns a copy of a content; its memory is used again when nobody has it any more, since new memory takes longer to get than to fill.
 
-        What is made of the content keeps it alive, as its memory isn't an array's: of arrays NumPy would keep the innermost one alone.
+        What is made of the content keeps it alive, as its memory isn't an array's: of arrays NumPy
+        would keep the innermost one alone.
         """
         spare = self._spare.get(length)
         memory = spare.pop() if spare else bytearray(length)
@@ -68,7 +72,10 @@ class Arena:
         return content
 
     def _take_back(self, memory: bytearray) -> None:
-        if sum(length * len(spare) for length, spare in list(self._spare.items())) + len(memory) > SPARE_BYTES:
+        if (
+            sum(length * len(spare) for length, spare in list(self._spare.items())) + len(memory)
+            > SPARE_BYTES
+        ):
             self._spare.clear()
         self._spare.setdefault(len(memory), []).append(memory)
 
@@ -79,25 +86,29 @@ class Arena:
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, arena: Arena) -> None:
+    def __init__(self, file: io.BytesIO, shared: SharedArrays) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self._arena = arena
+        self._shared = shared
 
     def persistent_id(self, what: Any) -> Any:
-        if isinstance(what, Array) and len(what.data) >= WORTH_IT_BYTES and (begin := self._arena.put(what.data)) is not None:
+        if (
+            isinstance(what, Array)
+            and len(what.data) >= WORTH_IT_BYTES
+            and (begin := self._shared.put(what.data)) is not None
+        ):
             return what.dtype, what.shape, what.stype, begin, len(what.data)
         return None
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, arena: Arena) -> None:
+    def __init__(self, file: io.BytesIO, shared: SharedArrays) -> None:
         super().__init__(file)
-        self._arena = arena
+        self._shared = shared
 
     def persistent_load(self, place: Any) -> Array:
         dtype, shape, stype, begin, length = place
         array = Array(dtype=dtype, shape=shape, stype=stype, data=b"")
-        array.data = self._arena.get(begin, length)  # type: ignore[assignment]  # can be written, so that nobody copies it again
+        array.data = self._shared.get(begin, length)  # type: ignore[assignment]  # can be written, so that nobody copies it again
         return array
 
 

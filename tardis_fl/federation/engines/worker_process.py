@@ -1,7 +1,7 @@
 """One worker process of the engine `inline`: it answers requests that come through a socket, with one thread.
 
-A thread of its own reads the socket, so that the other side never waits for a training to send something; when the other
-side is gone, however it went, the process ends at once.
+A thread of its own reads the socket, so that the other side never waits for a training to send
+something; when the other side is gone, however it went, the process ends at once.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tardis_fl.federation.engines.shared_memory import Arena
-from tardis_fl.federation.engines.inline import Request, answer, give_id, imported_app, take_identity
+from tardis_fl.federation.engines.inline import (
+    Request,
+    answer,
+    give_id,
+    imported_app,
+    take_identity,
+)
+from tardis_fl.federation.engines.shared_memory import SharedArrays
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict  # isort: skip
 from flwr.clientapp import ClientApp  # isort: skip
 
 
 @dataclass(frozen=True)
-class Introduction:
+class Handshake:
     """The first thing that a worker is sent.
 
     Attributes:
@@ -73,15 +79,19 @@ class Done:
     state: RecordDict
 
 
-def main(socket_descriptor: int, arena_descriptor: int) -> None:
+def main(socket_descriptor: int, memory_descriptor: int) -> None:
     """Answers orders until the other side is gone."""
-    connection, orders, arena = Connection(socket_descriptor), queue.SimpleQueue[Any](), Arena(arena_descriptor)
-    introduction: Introduction = connection.recv()
-    sys.path[:] = introduction.path
+    connection, orders, memory = (
+        Connection(socket_descriptor),
+        queue.SimpleQueue[Any](),
+        SharedArrays(memory_descriptor),
+    )
+    handshake: Handshake = connection.recv()
+    sys.path[:] = handshake.path
     threading.Thread(target=_read, args=(connection, orders), daemon=True).start()
 
     take_identity()
-    client_app = imported_app(introduction.client_app)
+    client_app = imported_app(handshake.client_app)
     shared: dict[int, Any] = {}
     while True:
         order = orders.get()
@@ -90,7 +100,7 @@ def main(socket_descriptor: int, arena_descriptor: int) -> None:
             for record in shared.values():
                 _let_share(record)
             continue
-        connection.send_bytes(arena.dump(_done(client_app, order, shared, introduction.num_nodes)))
+        connection.send_bytes(memory.dump(_done(client_app, order, shared, handshake.num_nodes)))
 
 
 def _read(connection: Connection, orders: queue.SimpleQueue[Any]) -> None:
@@ -110,7 +120,9 @@ def _let_share(record: Any) -> None:
 
 def _done(client_app: ClientApp, order: Order, shared: dict[int, Any], num_nodes: int) -> Done:
     content = RecordDict({**{name: shared[key] for name, key in order.shared.items()}, **order.own})
-    message = Message(content, dst_node_id=order.node_id, message_type=order.message_type, group_id=order.group_id)
+    message = Message(
+        content, dst_node_id=order.node_id, message_type=order.message_type, group_id=order.group_id
+    )
     give_id(message, order.message_id)
     found = answer(client_app, Request(message, order.state), num_nodes)
     reply = found.message

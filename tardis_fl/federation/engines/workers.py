@@ -17,21 +17,23 @@ from typing import Any
 import torch
 from flwr.app import Error, Message
 
-from tardis_fl.federation.engines.shared_memory import Arena
-from tardis_fl.federation.engines.inline import Answer, Request
-from tardis_fl.federation.engines.worker_process import Done, Introduction, Order, Records
 from tardis_fl.core.compute import MOST_THREADS
+from tardis_fl.federation.engines.inline import Answer, Request
+from tardis_fl.federation.engines.shared_memory import SharedArrays
+from tardis_fl.federation.engines.worker_process import Done, Handshake, Order, Records
 
 CLIENT_APP_CRASHED = 8  # Flower's code for a process that ended
-AHEAD_PER_WORKER = 8  # requests that may be worked on ahead of the oldest one without an answer: that many updates may wait in memory
+# requests that may be worked on ahead of the oldest one without an answer: that many updates may
+# wait in memory
+AHEAD_PER_WORKER = 8
 SECONDS_TO_END = 5.0
 
 
 class WorkerProcesses:
     """A workplace of several processes, each with one thread and one resident model.
 
-    Requests are handed out in their order, the next one to whoever is free. A process that dies fails the client that it
-    was working for, and a new one takes its place.
+    Requests are handed out in their order, the next one to whoever is free. A process that dies
+    fails the client that it was working for, and a new one takes its place.
 
     Args:
         client_app: MODULE:ATTRIBUTE of the app that every node runs.
@@ -40,21 +42,32 @@ class WorkerProcesses:
     """
 
     def __init__(self, client_app: str, count: int, num_nodes: int) -> None:
-        self._introduction = Introduction(list(sys.path), client_app, num_nodes)
+        self._introduction = Handshake(list(sys.path), client_app, num_nodes)
         self._records = Records({})
         self._waiting: deque[tuple[int, Request]] = deque()
-        self._open: dict[str, tuple[int, Request]] = {}  # handed out or waiting, by message id, in order
+        self._open: dict[
+            str, tuple[int, Request]
+        ] = {}  # handed out or waiting, by message id, in order
         self._places = 0
         self._own_threads: int | None = None
         self._workers = [_Worker(self._introduction) for _ in range(count)]
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Takes requests; records that several of them share go to each process once."""
-        uses = Counter(id(record) for request in requests for record in request.message.content.values())
-        shared = {id(record): record for request in requests for record in request.message.content.values() if uses[id(record)] > 1}
+        uses = Counter(
+            id(record) for request in requests for record in request.message.content.values()
+        )
+        shared = {
+            id(record): record
+            for request in requests
+            for record in request.message.content.values()
+            if uses[id(record)] > 1
+        }
         if requests and self._own_threads is None:
             self._own_threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # while the others have the cores, a second thread is only waited for
+            torch.set_num_threads(
+                1
+            )  # while the others have the cores, a second thread is only waited for
         self._records = Records(shared)
         for worker in self._workers:
             worker.send(self._records)
@@ -69,7 +82,7 @@ class WorkerProcesses:
         ready = wait([worker.connection for worker in self._workers if worker.orders])
         worker = next(worker for worker in self._workers if worker.connection is ready[0])
         try:
-            done: Done = worker.arena.load(worker.connection.recv_bytes())
+            done: Done = worker.memory.load(worker.connection.recv_bytes())
         except (EOFError, OSError):
             done = self._replace(worker)
         else:
@@ -79,7 +92,11 @@ class WorkerProcesses:
         if not self._open and self._own_threads is not None:
             torch.set_num_threads(self._own_threads)
             self._own_threads = None
-        reply = Message(done.error, reply_to=request.message) if done.error is not None else Message(done.content, reply_to=request.message)
+        reply = (
+            Message(done.error, reply_to=request.message)
+            if done.error is not None
+            else Message(done.content, reply_to=request.message)
+        )
         return Answer(request.node_id, reply, done.state)
 
     def _hand_out(self) -> None:
@@ -87,7 +104,12 @@ class WorkerProcesses:
         for at_hand in (1, 2):
             for worker in self._workers:
                 plenty = len(self._waiting) > len(self._workers)
-                if self._waiting and len(worker.orders) < at_hand and (at_hand == 1 or plenty) and self._near(self._waiting[0][0]):
+                if (
+                    self._waiting
+                    and len(worker.orders) < at_hand
+                    and (at_hand == 1 or plenty)
+                    and self._near(self._waiting[0][0])
+                ):
                     _, request = self._waiting.popleft()
                     worker.order(request, self._records)
 
@@ -103,12 +125,22 @@ class WorkerProcesses:
         ended = worker.end()
         self._workers[self._workers.index(worker)] = fresh = _Worker(self._introduction)
         fresh.send(self._records)
-        return Done(failed, None, Error(CLIENT_APP_CRASHED, f"its worker process died ({ended})"), self._open[failed][1].state)
+        return Done(
+            failed,
+            None,
+            Error(CLIENT_APP_CRASHED, f"its worker process died ({ended})"),
+            self._open[failed][1].state,
+        )
 
     def __enter__(self) -> WorkerProcesses:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
         if self._own_threads is not None:
             torch.set_num_threads(self._own_threads)
         for worker in self._workers:
@@ -121,26 +153,34 @@ class _Worker:
     """A process, and this side's end of the socket to it.
 
     Attributes:
-        orders: Ids of the messages that it has, the one it works on first; never more than two, for the arena's sake.
+        orders: Ids of the messages that it has, the one it works on first; never more than two, so
+            that its shared memory suffices.
     """
 
-    def __init__(self, introduction: Introduction) -> None:
+    def __init__(self, handshake: Handshake) -> None:
         ours, theirs = socket.socketpair()
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             MOST_THREADS: "1",
-            "PYTHONPATH": os.pathsep.join(path for path in introduction.path if path),
+            "PYTHONPATH": os.pathsep.join(path for path in handshake.path if path),
         }
-        # in a process group of its own, so that Ctrl-C reaches this side alone, whose end is the end of the worker too
-        self.arena = Arena()
-        descriptors = [theirs.fileno(), self.arena.file_descriptor]
+        # in a process group of its own, so that Ctrl-C reaches this side alone, whose end is the
+        # end of the worker too
+        self.memory = SharedArrays()
+        descriptors = [theirs.fileno(), self.memory.file_descriptor]
         # not with -m, which warns of a module that its own package has imported already
-        command = [sys.executable, "-c", f"from tardis_fl.federation.engines.worker_process import main; main({descriptors[0]}, {descriptors[1]})"]
-        self._process = subprocess.Popen(command, pass_fds=descriptors, env=environment, process_group=0)
+        command = [
+            sys.executable,
+            "-c",
+            f"from tardis_fl.federation.engines.worker_process import main; main({descriptors[0]}, {descriptors[1]})",
+        ]
+        self._process = subprocess.Popen(
+            command, pass_fds=descriptors, env=environment, process_group=0
+        )
         theirs.close()
         self.connection, self.orders = Connection(ours.detach()), deque[str]()
-        self.send(introduction)
+        self.send(handshake)
 
     def send(self, what: Any) -> None:
         """Sends something; that the process is gone is noticed where its answer is awaited."""
@@ -150,19 +190,37 @@ class _Worker:
     def order(self, request: Request, records: Records) -> None:
         """Sends a request."""
         message = request.message
-        shared = {name: id(record) for name, record in message.content.items() if id(record) in records.records}
+        shared = {
+            name: id(record)
+            for name, record in message.content.items()
+            if id(record) in records.records
+        }
         own = {name: record for name, record in message.content.items() if name not in shared}
         metadata = message.metadata
         self.orders.append(metadata.message_id)
-        self.send(Order(metadata.message_id, metadata.dst_node_id, metadata.message_type, metadata.group_id, own, shared, request.state))
+        self.send(
+            Order(
+                metadata.message_id,
+                metadata.dst_node_id,
+                metadata.message_type,
+                metadata.group_id,
+                own,
+                shared,
+                request.state,
+            )
+        )
 
     def end(self) -> str:
         """Waits for the process to end, or ends it; returns how it ended."""
         self.connection.close()
-        self.arena.close()
+        self.memory.close()
         try:
             code = self._process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return f"killed by {signal.Signals(-code).name}; was there enough memory?" if code < 0 else f"exit code {code}"
+        return (
+            f"killed by {signal.Signals(-code).name}; was there enough memory?"
+            if code < 0
+            else f"exit code {code}"
+        )

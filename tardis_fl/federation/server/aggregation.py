@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.federation import AggregationConfig
-from tardis_fl.federation.server.robust import CHUNK_VALUES, Median, TrimmedMean, check_kinds, check_weight, kinds_of
+from tardis_fl.federation.server.robust import (
+    CHUNK_VALUES,
+    Median,
+    TrimmedMean,
+    check_kinds,
+    check_weight,
+    kinds_of,
+)
 
 
 class Aggregator(Protocol):
@@ -26,11 +33,14 @@ class Aggregator(Protocol):
         """Adds one client's update.
 
         Args:
-            update: Tensors by key, finite, of the same shape and dtype in all updates that hold the key.
-            num_samples: The client's training samples, its weight where the rule weighs; a late update's is discounted.
+            update: Tensors by key, finite, of the same shape and dtype in all updates that hold the
+                key.
+            num_samples: The client's training samples, its weight where the rule weighs; a late
+                update's is discounted.
 
         Raises:
-            ValueError: The weight isn't positive, or a shape or dtype differs from that of the key's first; nothing was added.
+            ValueError: The weight isn't positive, or a shape or dtype differs from that of the
+                key's first; nothing was added.
         """
 
     def result(self) -> dict[str, Tensor]:
@@ -63,7 +73,9 @@ class WeightedMean:
 
     def __init__(self) -> None:
         self._dtypes: dict[str, torch.dtype] = {}
-        self._totals: dict[str, Tensor] = {}  # float64 sums; of integer keys the maximum, in their own type
+        self._totals: dict[
+            str, Tensor
+        ] = {}  # float64 sums; of integer keys the maximum, in their own type
         self._weights: dict[str, float] = {}
         self.num_updates = 0
 
@@ -74,8 +86,11 @@ class WeightedMean:
         for key, tensor in update.items():
             if key not in self._totals:
                 self._dtypes[key] = tensor.dtype
-                # not zeros with the tensor added: that would lose the sign of a zero, and negative integers
-                self._totals[key] = tensor.double() * num_samples if tensor.is_floating_point() else tensor.clone()
+                # not zeros with the tensor added: that would lose the sign of a zero, and negative
+                # integers
+                self._totals[key] = (
+                    tensor.double() * num_samples if tensor.is_floating_point() else tensor.clone()
+                )
                 self._weights[key] = num_samples
                 continue
             if tensor.is_floating_point():
@@ -99,15 +114,18 @@ class WeightedMean:
         if not self.num_updates:
             raise ValueError("there is no update to average")
         return {
-            key: (total / self._weights[key]).to(self._dtypes[key]) if total.is_floating_point() else total.clone()
+            key: (total / self._weights[key]).to(self._dtypes[key])
+            if total.is_floating_point()
+            else total.clone()
             for key, total in self._totals.items()
-        }  # fmt: skip
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Returns copies of all that `restore` needs to go on bit for bit.
 
-        The names are `sum.DTYPE.KEY` (float64, as the key's tensors are shaped; DTYPE is theirs), `maximum.DTYPE.KEY` for integer
-        keys, `weight.KEY` (float64, 0-d) and `num_updates` (int64, 0-d).
+        The names are `sum.DTYPE.KEY` (float64, as the key's tensors are shaped; DTYPE is theirs),
+        `maximum.DTYPE.KEY` for integer keys, `weight.KEY` (float64, 0-d) and `num_updates` (int64,
+        0-d).
         """
         state = {"num_updates": torch.tensor(self.num_updates)}
         for key, total in self._totals.items():
@@ -136,7 +154,12 @@ class WeightedMean:
                 raise ValueError(f"{name} is not part of a weighted mean's state")
         if "num_updates" not in state or restored._weights.keys() != restored._totals.keys():
             raise ValueError("a weighted mean's state is incomplete")
-        self._dtypes, self._totals, self._weights, self.num_updates = restored._dtypes, restored._totals, restored._weights, restored.num_updates
+        self._dtypes, self._totals, self._weights, self.num_updates = (
+            restored._dtypes,
+            restored._totals,
+            restored._weights,
+            restored.num_updates,
+        )
 
     def _kinds(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
         return {key: (total.shape, self._dtypes[key]) for key, total in self._totals.items()}
@@ -145,7 +168,8 @@ class WeightedMean:
 def _add_scaled(total: Tensor, values: Tensor, factor: float) -> None:
     """Adds values times a factor to float64 totals, in float64.
 
-    In pieces, since PyTorch makes a float64 copy of what it adds, and a large new one takes several times as long as the sum.
+    In pieces, since PyTorch makes a float64 copy of what it adds, and a large new one takes several
+    times as long as the sum.
     """
     if values.numel() <= CHUNK_VALUES:
         total.add_(values, alpha=factor)

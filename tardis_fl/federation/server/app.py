@@ -8,14 +8,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from tardis_fl.config.schema import Config
+from tardis_fl.core.compute import use_threads
 from tardis_fl.data.images import Dataset
 from tardis_fl.federation.callbacks import Listener
-from tardis_fl.federation.transport.fleet import Fleet
 from tardis_fl.federation.rounds import Past, Trained, train_federated
-from tardis_fl.core.compute import use_threads
+from tardis_fl.federation.transport.fleet import Fleet
 
 
-def build_server_app(config: Config, listener: Listener, receive: Callable[[Trained], None], past: Past | None = None) -> ServerApp:
+def build_server_app(
+    config: Config, listener: Listener, receive: Callable[[Trained], None], past: Past | None = None
+) -> ServerApp:
     """Builds a ServerApp that trains a configuration.
 
     Args:
@@ -34,19 +36,25 @@ def build_server_app(config: Config, listener: Listener, receive: Callable[[Trai
     return app
 
 
-def meet_nodes(grid: Grid, config: Config, dataset: Dataset, notice: Callable[[str], None]) -> Fleet:
+def meet_nodes(
+    grid: Grid, config: Config, dataset: Dataset, notice: Callable[[str], None]
+) -> Fleet:
     """Waits for real nodes and asks them who they are.
 
     Args:
         grid: Their grid.
         config: The resolved configuration.
-        dataset: The server's, of which nodes have copies, or only the classes where they keep their own images.
+        dataset: The server's, of which nodes have copies, or only the classes where they keep their
+            own images.
         notice: Is told of nodes that come and go.
 
     Raises:
-        RunError: There are too few in time, two are the same client, or their images aren't what they should be.
+        RunError: There are too few in time, two are the same client, or their images aren't what
+            they should be.
     """
     if not config.nodes_keep_images:
         return Fleet(grid, config, notice, content_hash=dataset.content_hash)
-    data = config.data.model_copy(update={"classes": list(dataset.class_names)})  # a node can't know those that it has no image of
+    data = config.data.model_copy(
+        update={"classes": list(dataset.class_names)}
+    )  # a node can't know those that it has no image of
     return Fleet(grid, config.model_copy(update={"data": data}), notice)

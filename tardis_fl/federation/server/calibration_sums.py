@@ -14,23 +14,27 @@ from torch import Tensor
 
 from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.data.roles import Role, Shard
-from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
 from tardis_fl.early_exit.evaluation import exit_logits
+from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
 from tardis_fl.early_exit.scoring.histograms import NUM_BINS, Histograms, score_histograms
 from tardis_fl.early_exit.scoring.scores import early_scores
-from tardis_fl.early_exit.scoring.temperature_sums import Brackets, TemperatureSums, temperature_sums
+from tardis_fl.early_exit.scoring.temperature_sums import (
+    Brackets,
+    TemperatureSums,
+    temperature_sums,
+)
+from tardis_fl.federation.client.local_training import LocalData
+from tardis_fl.federation.client.resources import ClientResources
 from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.fleet import Reply
-from tardis_fl.federation.client.local_training import LocalData
 from tardis_fl.federation.transport.weights import Flat
-from tardis_fl.federation.client.resources import Workspace
 
 STAGE = "calibrate"
 
 
 @dataclass(frozen=True)
 class CalibrationSums:
-    """What the clients' hold-outs say about thresholds.
+    """What the clients' held-out samples say about thresholds.
 
     Attributes:
         temperatures: One an exit, fitted on the fit samples.
@@ -45,29 +49,50 @@ class CalibrationSums:
     num_calibrate: int
 
 
-def held_out_answers(workspace: Workspace, shard: Shard) -> ArrayRecord:
-    """Returns the logits (exits, N, classes) of a client's two hold-outs, which stay with it; of ensembles, where the deployment has them."""
-    deployment, answers = workspace.config.deployment, {}
+def held_out_answers(resources: ClientResources, shard: Shard) -> ArrayRecord:
+    """Returns the logits (exits, N, classes) of a client's two held-out samples, which stay with it; of ensembles, where the deployment has them."""
+    deployment, answers = resources.config.deployment, {}
     for role in (Role.FIT, Role.CALIBRATE):
         own = torch.from_numpy(shard.indices(role))
-        inputs = partial(_inputs, workspace.data, own)
-        logits = torch.from_numpy(exit_logits(workspace.segments, inputs, len(own), transfer=transfer(deployment.feature_codec)))
-        answers[role.value] = ensemble_logits(logits) if deployment.ensemble == "geometric" else logits
+        inputs = partial(_inputs, resources.data, own)
+        logits = torch.from_numpy(
+            exit_logits(
+                resources.segments, inputs, len(own), transfer=transfer(deployment.feature_codec)
+            )
+        )
+        answers[role.value] = (
+            ensemble_logits(logits) if deployment.ensemble == "geometric" else logits
+        )
     return messages.pack_tensors(answers)
 
 
-def client_temperature_sums(workspace: Workspace, shard: Shard, answers: ArrayRecord, inverse_temperatures: list[float]) -> MetricRecord:
+def client_temperature_sums(
+    resources: ClientResources,
+    shard: Shard,
+    answers: ArrayRecord,
+    inverse_temperatures: list[float],
+) -> MetricRecord:
     """Sums over a client's fit samples, at inverse temperatures (exits * POINTS,)."""
     logits = messages.unpack_tensors(answers)[Role.FIT.value]
-    labels = torch.from_numpy(workspace.dataset.train.labels[shard.fit])
-    return MetricRecord(temperature_sums(logits, labels, np.reshape(inverse_temperatures, (len(logits), -1))).to_numbers())  # type: ignore[arg-type]
+    labels = torch.from_numpy(resources.dataset.train.labels[shard.fit])
+    return MetricRecord(
+        temperature_sums(
+            logits, labels, np.reshape(inverse_temperatures, (len(logits), -1))
+        ).to_numbers()
+    )  # type: ignore[arg-type]
 
 
-def client_histograms(workspace: Workspace, shard: Shard, answers: ArrayRecord, temperatures: list[float], bins: int) -> ArrayRecord:
+def client_histograms(
+    resources: ClientResources,
+    shard: Shard,
+    answers: ArrayRecord,
+    temperatures: list[float],
+    bins: int,
+) -> ArrayRecord:
     """Counts a client's calibrate samples by score and by right and wrong."""
     logits = messages.unpack_tensors(answers)[Role.CALIBRATE.value]
-    correct = logits.numpy().argmax(axis=2) == workspace.dataset.train.labels[shard.calibrate]
-    scores = early_scores(workspace.config.deployment.policy, logits, temperatures).numpy()
+    correct = logits.numpy().argmax(axis=2) == resources.dataset.train.labels[shard.calibrate]
+    scores = early_scores(resources.config.deployment.policy, logits, temperatures).numpy()
     counts = score_histograms(scores, correct, bins).to_arrays()
     return messages.pack_tensors({name: torch.from_numpy(array) for name, array in counts.items()})
 
@@ -80,12 +105,25 @@ class Asking(Protocol):
     """Asks all clients that haven't failed yet; yields who answered with what."""
 
     def __call__(
-        self, stage: str, message_type: str, *, weights: Flat | None = None, depth: int | None = None, **values: Any
+        self,
+        stage: str,
+        message_type: str,
+        *,
+        weights: Flat | None = None,
+        depth: int | None = None,
+        **values: Any,
     ) -> Iterator[tuple[Reply, RecordDict]]: ...
 
 
-def collect_sums(ask: Asking, reject: Callable[[int, str], None], check: Callable[[], None], *, weights: Flat, num_exits: int) -> CalibrationSums:
-    """Asks clients for sums over their hold-outs, in four messages.
+def collect_sums(
+    ask: Asking,
+    reject: Callable[[int, str], None],
+    check: Callable[[], None],
+    *,
+    weights: Flat,
+    num_exits: int,
+) -> CalibrationSums:
+    """Asks clients for sums over their held-out samples, in four messages.
 
     Args:
         ask: Asks for one stage.
@@ -96,7 +134,9 @@ def collect_sums(ask: Asking, reject: Callable[[int, str], None], check: Callabl
     """
     temperatures, num_fit = _temperatures(ask, reject, check, weights, num_exits)
     total = Histograms.zero(num_exits)
-    for reply, content in ask(STAGE, messages.HISTOGRAMS, depth=num_exits, temperatures=list(temperatures), bins=NUM_BINS):
+    for reply, content in ask(
+        STAGE, messages.HISTOGRAMS, depth=num_exits, temperatures=list(temperatures), bins=NUM_BINS
+    ):
         arrays = messages.unpack_tensors(content.array_records[messages.METRICS])
         try:
             total += Histograms.from_arrays({name: array.numpy() for name, array in arrays.items()})
@@ -107,19 +147,38 @@ def collect_sums(ask: Asking, reject: Callable[[int, str], None], check: Callabl
 
 
 def _temperatures(
-    ask: Asking, reject: Callable[[int, str], None], check: Callable[[], None], weights: Flat, num_exits: int
-) -> tuple[tuple[float, ...], int]:  # fmt: skip
+    ask: Asking,
+    reject: Callable[[int, str], None],
+    check: Callable[[], None],
+    weights: Flat,
+    num_exits: int,
+) -> tuple[tuple[float, ...], int]:
     """Returns temperatures and the number of samples behind them; where a client fails on the way it begins again, so that all sums are of the same samples."""
-    brackets, clients, unsent, total = Brackets.whole(num_exits), None, weights, TemperatureSums.zero(num_exits)
+    brackets, clients, unsent, total = (
+        Brackets.whole(num_exits),
+        None,
+        weights,
+        TemperatureSums.zero(num_exits),
+    )
     while not brackets.is_narrow:
-        total, answered, grid = TemperatureSums.zero(num_exits), [], brackets.inverse_temperatures.ravel().tolist()
-        for reply, content in ask(STAGE, messages.TEMPERATURES, weights=unsent, depth=num_exits, inverse_temperatures=grid):
+        total, answered, grid = (
+            TemperatureSums.zero(num_exits),
+            [],
+            brackets.inverse_temperatures.ravel().tolist(),
+        )
+        for reply, content in ask(
+            STAGE, messages.TEMPERATURES, weights=unsent, depth=num_exits, inverse_temperatures=grid
+        ):
             try:
-                total += TemperatureSums.from_numbers(content.metric_records[messages.METRICS], num_exits)
+                total += TemperatureSums.from_numbers(
+                    content.metric_records[messages.METRICS], num_exits
+                )
                 answered.append(reply.client)
             except ValueError as error:
                 reject(reply.client, str(error))
         check()
-        brackets = brackets.narrowed(total) if clients in (None, answered) else Brackets.whole(num_exits)
+        brackets = (
+            brackets.narrowed(total) if clients in (None, answered) else Brackets.whole(num_exits)
+        )
         clients, unsent = answered, None
     return brackets.temperatures, total.num_samples

@@ -24,7 +24,11 @@ def check_codecs(segments: Sequence[Segment], images: Tensor, config: Config) ->
     Raises:
         ConfigError: A codec can't carry features of some boundary.
     """
-    senders = {min(group.depth, config.server_start) for group in config.groups} if config.server_start < config.num_segments else set()
+    senders = (
+        {min(group.depth, config.server_start) for group in config.groups}
+        if config.server_start < config.num_segments
+        else set()
+    )
     x = images
     for number, segment in enumerate(segments[:-1], start=1):
         with torch.no_grad():

@@ -23,7 +23,11 @@ class FeatureBuffer:
 
     def add(self, round_number: int, parts: Sequence[FeatureBatch]) -> None:
         """Takes a round's features, and lets go of those that are too old."""
-        self._entries = {number: kept for number, kept in self._entries.items() if number > round_number - self._num_rounds}
+        self._entries = {
+            number: kept
+            for number, kept in self._entries.items()
+            if number > round_number - self._num_rounds
+        }
         if parts:
             self._entries[round_number] = by_depth(parts)
 
@@ -33,21 +37,29 @@ class FeatureBuffer:
 
     def ages(self, round_number: int) -> dict[int, int]:
         """Returns how many samples are how many rounds old."""
-        return {round_number - number: sum(len(part) for part in parts) for number, parts in sorted(self._entries.items(), reverse=True)}
+        return {
+            round_number - number: sum(len(part) for part in parts)
+            for number, parts in sorted(self._entries.items(), reverse=True)
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Returns everything as tensors, for a checkpoint; nothing where only the present round is kept."""
         if self._num_rounds == 1:
             return {}
         return {
-            name: tensor for number, parts in self._entries.items() for part in parts for name, tensor in part.tensors(f"{number}.{part.depth}.").items()
-        }  # fmt: skip
+            name: tensor
+            for number, parts in self._entries.items()
+            for part in parts
+            for name, tensor in part.tensors(f"{number}.{part.depth}.").items()
+        }
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Takes back what `state` returned, onto a device."""
         keys = dict.fromkeys(tuple(map(int, name.split(".")[:2])) for name in state)
         for number, depth in sorted(keys):
-            self._entries.setdefault(number, []).append(FeatureBatch.from_tensors(state, depth, f"{number}.{depth}.").to(device))
+            self._entries.setdefault(number, []).append(
+                FeatureBatch.from_tensors(state, depth, f"{number}.{depth}.").to(device)
+            )
 
 
 class Pieces:
@@ -64,8 +76,15 @@ class Pieces:
             ValueError: They aren't the ones that were missing.
         """
         come, whole = self._come.get(client, 0), self._whole.get(client)
-        if first != come or not len(piece) or first + len(piece) > count or (whole is not None and len(whole) != count):
-            raise ValueError(f"sent the rows {first} to {first + len(piece)} of {count} features, of which {come} have come")
+        if (
+            first != come
+            or not len(piece)
+            or first + len(piece) > count
+            or (whole is not None and len(whole) != count)
+        ):
+            raise ValueError(
+                f"sent the rows {first} to {first + len(piece)} of {count} features, of which {come} have come"
+            )
         if len(piece) == count:
             self._whole[client] = piece
         else:
@@ -83,7 +102,11 @@ class Pieces:
 
     def wanted(self, clients: Sequence[int]) -> tuple[int, list[int]]:
         """Returns from which row on some of these clients are to send more, and which; nobody where all is there."""
-        open_at = {client: come for client in clients if (come := self._come.get(client, 0)) and come < len(self._whole[client])}
+        open_at = {
+            client: come
+            for client in clients
+            if (come := self._come.get(client, 0)) and come < len(self._whole[client])
+        }
         first = min(open_at.values(), default=0)
         return first, [client for client, come in open_at.items() if come == first]
 

@@ -1,4 +1,4 @@
-"""What clients tell of their hold-outs, for evaluations and exit tables; features come in pieces where they are many."""
+"""What clients tell of their held-out samples, for evaluations and exit tables; features come in pieces where they are many."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from flwr.app import RecordDict
 from torch import Tensor
 
-from tardis_fl.federation.transport import messages
 from tardis_fl.federation.server.feature_buffer import Pieces
+from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.fleet import Reply
 from tardis_fl.federation.transport.messages import FeatureBatch
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class HeldOutReply:
     """One client's answer.
 
     Attributes:
@@ -35,13 +35,21 @@ class HoldOut:
 class Asking(Protocol):
     """Asks clients, or all that haven't failed yet where `clients` is None; yields who answered with what."""
 
-    def __call__(self, stage: str, message_type: str, *, clients: Sequence[int] | None, **values: Any) -> Iterator[tuple[Reply, RecordDict]]: ...
+    def __call__(
+        self, stage: str, message_type: str, *, clients: Sequence[int] | None, **values: Any
+    ) -> Iterator[tuple[Reply, RecordDict]]: ...
 
 
-def collect_hold_outs(
-    ask: Asking, reject: Callable[[int, str], None], stage: str, message_type: str, *, healthy: Callable[[], Sequence[int]], depth: Callable[[int], int],
+def collect_held_out(
+    ask: Asking,
+    reject: Callable[[int, str], None],
+    stage: str,
+    message_type: str,
+    *,
+    healthy: Callable[[], Sequence[int]],
+    depth: Callable[[int], int],
     **values: Any,
-) -> Iterator[HoldOut]:  # fmt: skip
+) -> Iterator[HeldOutReply]:
     """Yields the answers of all clients that don't fail, each as soon as its last piece has come.
 
     Args:
@@ -57,17 +65,36 @@ def collect_hold_outs(
     while asked is None or asked:
         for reply, content in ask(stage, message_type, clients=asked, first=first, **values):
             client, metrics = reply.client, content.metric_records[messages.METRICS]
-            tensors = messages.unpack_tensors(content.array_records[messages.FEATURES_KIND]) if messages.FEATURES_KIND in content else {}
-            began.setdefault(client, (metrics, {name: tensor for name, tensor in tensors.items() if name not in FeatureBatch.NAMES}))
+            tensors = (
+                messages.unpack_tensors(content.array_records[messages.FEATURES_KIND])
+                if messages.FEATURES_KIND in content
+                else {}
+            )
+            began.setdefault(
+                client,
+                (
+                    metrics,
+                    {
+                        name: tensor
+                        for name, tensor in tensors.items()
+                        if name not in FeatureBatch.NAMES
+                    },
+                ),
+            )
             if "values" not in tensors:
-                yield HoldOut(client, *began.pop(client), None)
+                yield HeldOutReply(client, *began.pop(client), None)
                 continue
             try:
-                pieces.add(client, FeatureBatch.from_tensors(tensors, depth(client)), first, int(metrics["num_samples"]))
+                pieces.add(
+                    client,
+                    FeatureBatch.from_tensors(tensors, depth(client)),
+                    first,
+                    int(metrics["num_samples"]),
+                )
             except ValueError as error:
                 reject(client, str(error))
                 continue
             del reply, content, tensors  # large: not kept while the next ones come
             if pieces.has_all(client):
-                yield HoldOut(client, *began.pop(client), pieces.take(client))
+                yield HeldOutReply(client, *began.pop(client), pieces.take(client))
         first, asked = pieces.wanted(healthy())

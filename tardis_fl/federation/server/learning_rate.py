@@ -11,7 +11,8 @@ def learning_rate(settings: OptimizerConfig, progress: float, periods: float) ->
     """Returns the learning rate at `progress` in [0, 1) of the planned training.
 
     During the warm-up it rises linearly to the start's; what follows is stretched over the rest.
-    cosine: base * (1 + cos(pi * progress)) / 2 (Loshchilov and Hutter 2017, equation 5, without restarts);
+    cosine: base * (1 + cos(pi * progress)) / 2 (Loshchilov and Hutter 2017, equation 5, without
+        restarts);
     linear: base * (1 - progress); exponential: base * decay ^ period.
 
     Args:

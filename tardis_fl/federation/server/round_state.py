@@ -10,7 +10,12 @@ from tardis_fl.errors import RunError
 from tardis_fl.federation.callbacks import Failure, RoundRecord
 from tardis_fl.federation.transport.messages import Counts, Ledger
 
-KINDS = {"error": "errors", "dropout": "dropouts", "rejected": "rejected updates", "late": "late updates"}
+KINDS = {
+    "error": "errors",
+    "dropout": "dropouts",
+    "rejected": "rejected updates",
+    "late": "late updates",
+}
 
 
 class RoundState:
@@ -44,10 +49,20 @@ class RoundState:
         away = {failure.client for failure in self.failures} | self.late
         return [client for client in self.clients if client not in away]
 
-    def fail(self, client: int, stage: str, kind: str, details: str, node: int | None = None) -> Failure:
+    def fail(
+        self, client: int, stage: str, kind: str, details: str, node: int | None = None
+    ) -> Failure:
         """Notes a failure; its reason is the last line of the details."""
         lines = details.strip().splitlines()
-        failure = Failure(self.number, client, stage, kind, lines[-1] if lines else "no reason given", details, node)
+        failure = Failure(
+            self.number,
+            client,
+            stage,
+            kind,
+            lines[-1] if lines else "no reason given",
+            details,
+            node,
+        )
         self.failures.append(failure)
         return failure
 
@@ -68,13 +83,31 @@ class RoundState:
         )
 
     def record(
-        self, ledger: Ledger, *, learning_rate: float | None, exit_weights: Sequence[float], update_norm: dict[str, float] | None,
-        num_repeated: int, virtual_seconds: float | None,
-    ) -> RoundRecord:  # fmt: skip
+        self,
+        ledger: Ledger,
+        *,
+        learning_rate: float | None,
+        exit_weights: Sequence[float],
+        update_norm: dict[str, float] | None,
+        num_repeated: int,
+        virtual_seconds: float | None,
+    ) -> RoundRecord:
         """Returns what is kept of the round."""
         return RoundRecord(
-            round=self.number, clients=self.clients, failures=tuple(self.failures), num_late=len(self.late), num_repeated=num_repeated,
-            learning_rate=learning_rate, exit_weights=tuple(exit_weights), update_norm=update_norm, train=self.train, server=self.server,
-            feature_ages=self.feature_ages, validation=self.validation, bytes_up=dict(ledger.up), bytes_down=dict(ledger.down),
-            virtual_seconds=virtual_seconds, seconds=time.perf_counter() - self._started,
-        )  # fmt: skip
+            round=self.number,
+            clients=self.clients,
+            failures=tuple(self.failures),
+            num_late=len(self.late),
+            num_repeated=num_repeated,
+            learning_rate=learning_rate,
+            exit_weights=tuple(exit_weights),
+            update_norm=update_norm,
+            train=self.train,
+            server=self.server,
+            feature_ages=self.feature_ages,
+            validation=self.validation,
+            bytes_up=dict(ledger.up),
+            bytes_down=dict(ledger.down),
+            virtual_seconds=virtual_seconds,
+            seconds=time.perf_counter() - self._started,
+        )

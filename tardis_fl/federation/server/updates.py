@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tardis_fl.config.schema import Config
 from tardis_fl.federation.server.aggregation import Aggregator, WeightedMean, build_aggregator
-from tardis_fl.federation.server.robust import clip_update, parameters_norm, update_norm
 from tardis_fl.federation.server.optimizers import ServerOptimizer
+from tardis_fl.federation.server.robust import clip_update, parameters_norm, update_norm
 from tardis_fl.federation.transport.weights import Flat, HeldWeights
 
 
@@ -25,7 +25,9 @@ class Updates:
 
     def __init__(self, weights: HeldWeights, config: Config) -> None:
         self._weights, self._federation = weights, config.federation
-        self._norm_masks = {key: None if mask.all() else mask.float() for key, mask in weights.parameters.items()}
+        self._norm_masks = {
+            key: None if mask.all() else mask.float() for key, mask in weights.parameters.items()
+        }
         self._optimizer = ServerOptimizer(config.federation.aggregation, weights.parameters)
         self._late: dict[int, WeightedMean] = {}
         self._aggregator: Aggregator = WeightedMean()
@@ -47,22 +49,32 @@ class Updates:
         """Adds late changes to the present weights, each key with the samples of the clients that hold it."""
         for key, values in late.result().items():
             mask = self._weights.parameters.get(key)
-            now = values if mask is None else torch.where(mask, self.reference[key] + values, values)
+            now = (
+                values if mask is None else torch.where(mask, self.reference[key] + values, values)
+            )
             self._aggregator.add({key: now}, late.weights[key])
 
     def _late_change(self, update: Flat, factor: float) -> Flat:
         """Returns an update's change of the parameters, scaled, beside its buffers as they are."""
         masks = self._weights.parameters
-        return {key: torch.where(masks[key], factor * (values - self.reference[key]), values) if key in masks else values for key, values in update.items()}
+        return {
+            key: torch.where(masks[key], factor * (values - self.reference[key]), values)
+            if key in masks
+            else values
+            for key, values in update.items()
+        }
 
-    def add(self, update: Flat, keys: Sequence[str], num_samples: int, *, deadlines_missed: int = 0) -> None:
+    def add(
+        self, update: Flat, keys: Sequence[str], num_samples: int, *, deadlines_missed: int = 0
+    ) -> None:
         """Takes one client's update.
 
         Args:
             update: New weights.
             keys: What the client was to send.
             num_samples: Its training samples.
-            deadlines_missed: In how many rounds it arrives. Its change of the parameters, discounted, is then added to the weights of
+            deadlines_missed: In how many rounds it arrives. Its change of the parameters,
+                discounted, is then added to the weights of
                 that round and joins its average: the weights that it was trained from are past.
 
         Raises:
@@ -70,7 +82,10 @@ class Updates:
         """
         settings = self._federation.aggregation
         self._weights.check(update, keys)
-        norm, sent = update_norm(update, self.reference, self._norm_masks), self._norm_sent(tuple(keys))
+        norm, sent = (
+            update_norm(update, self.reference, self._norm_masks),
+            self._norm_sent(tuple(keys)),
+        )
         if settings.max_update_ratio is not None and norm > settings.max_update_ratio * sent:
             raise ValueError(
                 f"sent an update that has exploded: it changes the parameters by a norm of {norm:.3g}, "
@@ -78,10 +93,14 @@ class Updates:
             )
         self.norms.append(norm)
         if settings.rule == "norm_clipping" and settings.clip_norm is not None:
-            update, _ = clip_update(update, self.reference, self._weights.parameters, settings.clip_norm)
+            update, _ = clip_update(
+                update, self.reference, self._weights.parameters, settings.clip_norm
+            )
         if deadlines_missed:
             change = self._late_change(update, self._federation.late_discount**deadlines_missed)
-            self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(change, num_samples)
+            self._late.setdefault(self._round + deadlines_missed, WeightedMean()).add(
+                change, num_samples
+            )
         else:
             self._aggregator.add(update, num_samples)
 
@@ -104,17 +123,41 @@ class Updates:
 
     def norm_summary(self) -> dict[str, float] | None:
         """Returns median and largest norm of this round's updates."""
-        return {"median": statistics.median(self.norms), "max": max(self.norms)} if self.norms else None
+        return (
+            {"median": statistics.median(self.norms), "max": max(self.norms)}
+            if self.norms
+            else None
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Returns the optimiser and the late updates as tensors, for a checkpoint between two rounds."""
-        late = {f"late.{arrival}.{name}": tensor for arrival, mean in self._late.items() for name, tensor in mean.state().items()}
-        return {f"optimizer.{name}": tensor for name, tensor in self._optimizer.state().items()} | late
+        late = {
+            f"late.{arrival}.{name}": tensor
+            for arrival, mean in self._late.items()
+            for name, tensor in mean.state().items()
+        }
+        return {
+            f"optimizer.{name}": tensor for name, tensor in self._optimizer.state().items()
+        } | late
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` returned."""
-        self._optimizer.restore({name.removeprefix("optimizer."): tensor for name, tensor in state.items() if name.startswith("optimizer.")})
-        for arrival in sorted({int(name.split(".")[1]) for name in state if name.startswith("late.")}):
+        self._optimizer.restore(
+            {
+                name.removeprefix("optimizer."): tensor
+                for name, tensor in state.items()
+                if name.startswith("optimizer.")
+            }
+        )
+        for arrival in sorted(
+            {int(name.split(".")[1]) for name in state if name.startswith("late.")}
+        ):
             mean = WeightedMean()
-            mean.restore({name.removeprefix(f"late.{arrival}."): tensor for name, tensor in state.items() if name.startswith(f"late.{arrival}.")})
+            mean.restore(
+                {
+                    name.removeprefix(f"late.{arrival}."): tensor
+                    for name, tensor in state.items()
+                    if name.startswith(f"late.{arrival}.")
+                }
+            )
             self._late[arrival] = mean

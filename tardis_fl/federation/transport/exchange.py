@@ -26,12 +26,13 @@ class KeepsStates(Protocol):
         """Gives a node a state."""
 
 
-class Mail:
+class MessageExchange:
     """A grid's requests and replies.
 
-    Flower 1.41 takes a reply as soon as it is announced and then waits for all its parts, for minutes where the node has died
-    meanwhile, and with it for all others that were asked for together. So replies of real nodes are fetched one by one, by
-    threads that are left behind where they take long.
+    Flower 1.41 takes a reply as soon as it is announced and then waits for all its parts, for
+    minutes where the node has died meanwhile, and with it for all others that were asked for
+    together. So replies of real nodes are fetched one by one, by threads that are left behind where
+    they take long.
 
     Args:
         grid: Any engine's grid.

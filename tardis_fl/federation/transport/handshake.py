@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 
 from tardis_fl.federation.transport import messages
-from tardis_fl.federation.transport.exchange import Mail
+from tardis_fl.federation.transport.exchange import MessageExchange
 from tardis_fl.federation.transport.messages import Ledger
 
 SECONDS_BETWEEN_ATTEMPTS = 5.0
@@ -40,23 +40,43 @@ class Identity:
     @classmethod
     def from_record(cls, record: Any) -> Identity:
         """Reads a node's answer."""
-        return cls(**{**record, "image_shape": tuple(record["image_shape"]), "label_counts": tuple(record.get("label_counts", ()))})
+        return cls(
+            **{
+                **record,
+                "image_shape": tuple(record["image_shape"]),
+                "label_counts": tuple(record.get("label_counts", ())),
+            }
+        )
 
 
-class Introductions:
+class Handshakes:
     """Asks nodes who they are, and doesn't wait for their answers.
 
     Args:
-        mail: Of the grid.
+        exchange: Of the grid.
         config_json: The configuration.
         ledger: Counts the bytes.
         timeout_s: After which a node that hasn't answered is given up, until it is asked again.
         clock: Gives seconds.
     """
 
-    def __init__(self, mail: Mail, config_json: str, ledger: Ledger, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._mail, self._ledger, self._timeout_s, self._clock = mail, ledger, timeout_s, clock
-        self._content = RecordDict({messages.INSTRUCTION: messages.instruction(config_json, round=0, depth=1)})
+    def __init__(
+        self,
+        exchange: MessageExchange,
+        config_json: str,
+        ledger: Ledger,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._exchange, self._ledger, self._timeout_s, self._clock = (
+            exchange,
+            ledger,
+            timeout_s,
+            clock,
+        )
+        self._content = RecordDict(
+            {messages.INSTRUCTION: messages.instruction(config_json, round=0, depth=1)}
+        )
         self._open: dict[str, int] = {}
         self._asked: dict[int, float] = {}
 
@@ -69,21 +89,38 @@ class Introductions:
         """Asks nodes, but for those that were asked a moment ago."""
         now = self._clock()
         still_open = self.open
-        asked = [node for node in sorted(nodes) if node not in still_open and now - self._asked.get(node, -math.inf) >= SECONDS_BETWEEN_ATTEMPTS]
+        asked = [
+            node
+            for node in sorted(nodes)
+            if node not in still_open
+            and now - self._asked.get(node, -math.inf) >= SECONDS_BETWEEN_ATTEMPTS
+        ]
         self._asked |= dict.fromkeys(asked, now)
         ttl = None if math.isinf(self._timeout_s) else self._timeout_s
-        requests = [Message(self._content, dst_node_id=node, message_type=messages.IDENTIFY, group_id="0", ttl=ttl) for node in asked]
-        for node, message_id in zip(asked, self._mail.send(requests), strict=True):
+        requests = [
+            Message(
+                self._content,
+                dst_node_id=node,
+                message_type=messages.IDENTIFY,
+                group_id="0",
+                ttl=ttl,
+            )
+            for node in asked
+        ]
+        for node, message_id in zip(asked, self._exchange.send(requests), strict=True):
             if message_id is not None:
                 self._ledger.add_down(messages.content_bytes(self._content))
                 self._open[message_id] = node
 
     def answers(self) -> Iterator[tuple[int, Identity | str]]:
-        """Yields nodes that have answered by now: who they are, or why they can't tell. Those that can't be reached aren't open any more."""
+        """Yields nodes that have answered by now: who they are, or why they can't tell.
+
+        Those that can't be reached aren't open any more.
+        """
         num_open = len(self._open) + 1
         while len(self._open) < num_open:  # a grid of this process gives one reply a time
             num_open = len(self._open)
-            for message in self._mail.arrived(list(self._open)):
+            for message in self._exchange.arrived(list(self._open)):
                 node = self._open.pop(message.metadata.reply_to_message_id, None)
                 if node is None:
                     continue
@@ -92,8 +129,12 @@ class Introductions:
                     yield node, _identity_in(message.content)
                 elif message.error.code not in UNREACHABLE:
                     yield node, message.error.reason or f"Flower error {message.error.code}"
-        given_up = [message_id for message_id, node in self._open.items() if self._clock() - self._asked[node] > self._timeout_s]
-        self._mail.forget(given_up)
+        given_up = [
+            message_id
+            for message_id, node in self._open.items()
+            if self._clock() - self._asked[node] > self._timeout_s
+        ]
+        self._exchange.forget(given_up)
         for message_id in given_up:
             del self._open[message_id]
 

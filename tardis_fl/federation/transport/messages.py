@@ -1,8 +1,8 @@
 """What travels between server and clients, as Flower records.
 
-Requests hold the weights of the segments that a client holds (`weights`) and an `instruction`; replies
-hold new weights, features or integer counts (`metrics`). Weights and features never share a message,
-so that Flower's mods, which want exactly one array record, can be put around the weights.
+Requests hold the weights of the segments that a client holds (`weights`) and an `instruction`;
+replies hold new weights, features or integer counts (`metrics`). Weights and features never share a
+message, so that Flower's mods, which want exactly one array record, can be put around the weights.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ KINDS = (WEIGHTS, FEATURES_KIND, METRICS)
 INSTRUCTION = "instruction"  # the record that every request has
 IDENTITY = "identity"  # who a node is
 OWN_NORMS = "own_norms"  # in a client's state: its norm layers, where these are its own
-ANSWERS = "answers"  # in a client's state: logits of its hold-outs, from one question about them to the next
+# in a client's state: logits of its held-out samples, from one question about them to the next
+ANSWERS = "answers"
 
 NPY = "numpy.ndarray"  # Flower's name for NumPy's file format
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Puts tensors into a Flower record, in their logical (not memory) order."""
-    return ArrayRecord({name: _to_array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()})
+    return ArrayRecord(
+        {name: _to_array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+    )
 
 
 def unpack_tensors(record: ArrayRecord) -> dict[str, Tensor]:
@@ -55,7 +58,12 @@ def unpack_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 
 def _to_array(values: npt.NDArray[np.generic]) -> Array:
     """Does what `Array(values)` does, without formatting the same header anew each time."""
-    content = b"".join((_npy_header(values.dtype.str, values.shape), memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b""))
+    content = b"".join(
+        (
+            _npy_header(values.dtype.str, values.shape),
+            memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b"",
+        )
+    )
     return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=content)
 
 
@@ -74,7 +82,9 @@ def _from_array(array: Array) -> npt.NDArray[np.generic]:
 def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     """Returns the header of NumPy's file format for an array in C order."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
     return buffer.getvalue()
 
 
@@ -104,22 +114,37 @@ class FeatureBatch:
     def to(self, device: torch.device) -> FeatureBatch:
         """Returns it on a device."""
         encoded = self.features
-        return FeatureBatch(EncodedFeatures(*(part.to(device) for part in (encoded.values, encoded.low, encoded.scale))), self.labels.to(device), self.depth)
+        return FeatureBatch(
+            EncodedFeatures(
+                *(part.to(device) for part in (encoded.values, encoded.low, encoded.scale))
+            ),
+            self.labels.to(device),
+            self.depth,
+        )
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Returns what travels, by name."""
         encoded = self.features
-        return {f"{prefix}{name}": tensor for name, tensor in zip(self.NAMES, (encoded.values, encoded.low, encoded.scale, self.labels), strict=True)}
+        return {
+            f"{prefix}{name}": tensor
+            for name, tensor in zip(
+                self.NAMES, (encoded.values, encoded.low, encoded.scale, self.labels), strict=True
+            )
+        }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], depth: int, prefix: str = "") -> FeatureBatch:
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], depth: int, prefix: str = ""
+    ) -> FeatureBatch:
         """Builds it from what travelled."""
         values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in cls.NAMES)
         return cls(EncodedFeatures(values, low, scale), labels, depth)
 
     def piece(self, first: int, most_bytes: int) -> FeatureBatch:
         """Returns rows from a position on, as many as fit into some bytes, or one."""
-        return self[first : first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))]
+        return self[
+            first : first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))
+        ]
 
     def room(self, count: int) -> FeatureBatch:
         """Returns so many rows of this kind, with nothing in them yet."""
@@ -133,7 +158,11 @@ class FeatureBatch:
     @classmethod
     def concatenate(cls, parts: Sequence[FeatureBatch]) -> FeatureBatch:
         """Joins batches of the same depth."""
-        return cls(concatenate([part.features for part in parts]), torch.cat([part.labels for part in parts]), parts[0].depth)
+        return cls(
+            concatenate([part.features for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            parts[0].depth,
+        )
 
 
 @dataclass(frozen=True)
@@ -144,8 +173,10 @@ class Counts:
         num_samples: Samples seen.
         loss_sum: Sum over samples of the weighted loss.
         correct: Right answers of each exit, from shallow to deep.
-        seen: Samples that each exit saw, which differ where clients hold different depths; all of them where left out.
-        answered: Samples that each exit would answer at `federation.serving_score`; empty where nobody asked.
+        seen: Samples that each exit saw, which differ where clients hold different depths; all of
+            them where left out.
+        answered: Samples that each exit would answer at `federation.serving_score`; empty where
+            nobody asked.
     """
 
     num_samples: int = 0
@@ -163,20 +194,31 @@ class Counts:
             return tuple(a + b for a, b in zip_longest(mine, theirs, fillvalue=0))
 
         return Counts(
-            self.num_samples + other.num_samples, self.loss_sum + other.loss_sum,
-            total(self.correct, other.correct), total(self.seen, other.seen), total(self.answered, other.answered),
-        )  # fmt: skip
+            self.num_samples + other.num_samples,
+            self.loss_sum + other.loss_sum,
+            total(self.correct, other.correct),
+            total(self.seen, other.seen),
+            total(self.answered, other.answered),
+        )
 
     def to_record(self) -> MetricRecord:
         """Packs the counts."""
-        return MetricRecord({
-            "num_samples": self.num_samples, "loss_sum": self.loss_sum, "correct": list(self.correct), "seen": list(self.seen), "answered": list(self.answered),
-        })  # fmt: skip
+        return MetricRecord(
+            {
+                "num_samples": self.num_samples,
+                "loss_sum": self.loss_sum,
+                "correct": list(self.correct),
+                "seen": list(self.seen),
+                "answered": list(self.answered),
+            }
+        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Counts:
         """Unpacks the counts from a record, or from a line of rounds.jsonl."""
-        whole = (tuple(int(count) for count in record[key]) for key in ("correct", "seen", "answered"))
+        whole = (
+            tuple(int(count) for count in record[key]) for key in ("correct", "seen", "answered")
+        )
         return cls(int(record["num_samples"]), float(record["loss_sum"]), *whole)
 
 
@@ -204,7 +246,9 @@ def content_bytes(content: RecordDict) -> dict[str, int]:
     sizes = dict.fromkeys(KINDS, 0)
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            sizes[name if name in (WEIGHTS, METRICS) else FEATURES_KIND] += sum(len(array.data) for array in record.values())
+            sizes[name if name in (WEIGHTS, METRICS) else FEATURES_KIND] += sum(
+                len(array.data) for array in record.values()
+            )
         else:
             sizes[METRICS] += len(record.deflate())
     return sizes

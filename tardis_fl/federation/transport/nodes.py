@@ -9,8 +9,8 @@ from flwr.serverapp import Grid
 
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import RunError
-from tardis_fl.federation.transport.handshake import Identity, Introductions
 from tardis_fl.federation.transport.exchange import POLL_SECONDS
+from tardis_fl.federation.transport.handshake import Handshakes, Identity
 
 
 class Nodes:
@@ -19,16 +19,30 @@ class Nodes:
     Args:
         grid: Any engine's grid.
         config: The configuration.
-        introductions: Asks nodes who they are.
+        handshakes: Asks nodes who they are.
         notice: Is told what a person should know.
-        content_hash: Of the server's data set, where nodes have copies of it; None: it isn't compared.
+        content_hash: Of the server's data set, where nodes have copies of it; None: it isn't
+            compared.
 
     Attributes:
         identities: By client, of those that were ever there.
     """
 
-    def __init__(self, grid: Grid, config: Config, introductions: Introductions, notice: Callable[[str], None], content_hash: str | None) -> None:
-        self._grid, self._config, self._introductions, self._notice, self._content_hash = grid, config, introductions, notice, content_hash
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        handshakes: Handshakes,
+        notice: Callable[[str], None],
+        content_hash: str | None,
+    ) -> None:
+        self._grid, self._config, self._handshakes, self._notice, self._content_hash = (
+            grid,
+            config,
+            handshakes,
+            notice,
+            content_hash,
+        )
         self._changes = config.runtime.engine == "deployment"
         self._num_clients = config.federation.num_clients
         self._nodes: dict[int, int] = {}
@@ -42,18 +56,23 @@ class Nodes:
         """Waits for a node for each client, or for as many as must be there to begin.
 
         Raises:
-            RunError: There are too few in time, two are the same client, or their data differ in kind.
+            RunError: There are too few in time, two are the same client, or their data differ in
+                kind.
         """
         runtime, began = self._config.runtime, time.monotonic()
         needed = min(runtime.min_nodes or self._num_clients, self._num_clients)
         while len(self._nodes) < self._num_clients:
             late = time.monotonic() - began > runtime.nodes_timeout_s
             self._look(ask=not late)
-            for node, answer in self._introductions.answers():
+            for node, answer in self._handshakes.answers():
                 self._meet(node, answer)
-                if self._refused and len(self._connected - self._refused.keys()) < needed <= len(self._connected):
-                    raise RunError(self._too_few(needed))  # no need to wait: those that are there should have been enough
-            if late and (len(self._nodes) >= needed or not self._introductions.open):
+                if self._refused and len(self._connected - self._refused.keys()) < needed <= len(
+                    self._connected
+                ):
+                    raise RunError(
+                        self._too_few(needed)
+                    )  # no need to wait: those that are there should have been enough
+            if late and (len(self._nodes) >= needed or not self._handshakes.open):
                 break
             if len(self._nodes) < self._num_clients:
                 time.sleep(POLL_SECONDS)
@@ -62,8 +81,12 @@ class Nodes:
         for node, problem in self._refused.items():
             self._notice(f"node {node} isn't asked, since it {_in_one_line(problem)}")
         if missing := [client for client in range(self._num_clients) if client not in self._nodes]:
-            self._notice(f"beginning without the clients {', '.join(map(str, missing))}, whose nodes aren't connected")
-        kinds = {(identity.num_classes, identity.image_shape) for identity in self.identities.values()}
+            self._notice(
+                f"beginning without the clients {', '.join(map(str, missing))}, whose nodes aren't connected"
+            )
+        kinds = {
+            (identity.num_classes, identity.image_shape) for identity in self.identities.values()
+        }
         if len(kinds) > 1:
             raise RunError(f"the clients' data differs in kind: {sorted(kinds)}")
 
@@ -72,7 +95,7 @@ class Nodes:
         if not self._changes:
             return
         self._look(ask=True)
-        for node, answer in self._introductions.answers():
+        for node, answer in self._handshakes.answers():
             if (joined := self._rejoin(node, answer)) is not None:
                 self._notice(joined)
 
@@ -90,12 +113,18 @@ class Nodes:
         self._connected = set(self._grid.get_node_ids())
         self._known &= self._connected
         if ask:
-            self._introductions.ask(self._connected - self._known)
+            self._handshakes.ask(self._connected - self._known)
 
     def _meet(self, node: int, answer: Identity | str) -> None:
         """Takes a node's answer before the first round."""
-        if isinstance(answer, Identity) and (before := self._nodes.get(answer.client)) not in (None, node) and before in self._connected:
-            raise RunError(f"two nodes are client {answer.client}: give each node a partition-id of its own")
+        if (
+            isinstance(answer, Identity)
+            and (before := self._nodes.get(answer.client)) not in (None, node)
+            and before in self._connected
+        ):
+            raise RunError(
+                f"two nodes are client {answer.client}: give each node a partition-id of its own"
+            )
         problem = self._problem(answer)
         if isinstance(answer, str) or problem is not None:
             self._refuse(node, str(problem))
@@ -113,12 +142,20 @@ class Nodes:
         if before == node:
             return None
         replaced = f", in place of {before}" if before is not None else ""
-        twice = "; that one is connected too, so two nodes may have one partition-id" if before in self._connected else ""
+        twice = (
+            "; that one is connected too, so two nodes may have one partition-id"
+            if before in self._connected
+            else ""
+        )
         return f"node {node} joined as client {answer.client}{replaced}{twice}"
 
     def _take(self, node: int, identity: Identity) -> None:
         self._forget(node)  # it may have come back as another client
-        self._nodes[identity.client], self._clients[node], self.identities[identity.client] = node, identity.client, identity
+        self._nodes[identity.client], self._clients[node], self.identities[identity.client] = (
+            node,
+            identity.client,
+            identity,
+        )
         self._known.add(node)
         self._refused.pop(node, None)
 
@@ -147,7 +184,9 @@ class Nodes:
 
     def _too_few(self, needed: int) -> str:
         runtime = self._config.runtime
-        which = "runtime.min_nodes" if runtime.min_nodes else "one for each of federation.num_clients"
+        which = (
+            "runtime.min_nodes" if runtime.min_nodes else "one for each of federation.num_clients"
+        )
         if self._refused:
             node, problem = next(iter(self._refused.items()))
             return f"node {node} can't take part, and {needed} nodes are wanted ({which}): it {problem}"

@@ -9,16 +9,16 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.config import Config
+from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.errors import ConfigError, RunError, TardisError
-from tardis_fl.runs.finished import finished_report, is_unfinished
-from tardis_fl.workflows.reference_trainings.trainings import CLIENT_ALONE, ROWS
 from tardis_fl.report.render import render_html, render_markdown
 from tardis_fl.report.results import ReferenceRow, Report
-from tardis_fl.report.text import bytes_text, percent
 from tardis_fl.report.terminal import Screen
-from tardis_fl.simulate import simulate
+from tardis_fl.report.text import bytes_text, percent
+from tardis_fl.runs.finished import finished_report, is_unfinished
+from tardis_fl.workflows.experiment import simulate
+from tardis_fl.workflows.reference_trainings.trainings import CLIENT_ALONE, ROWS
 
 
 def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clients: int) -> Report:
@@ -43,7 +43,9 @@ def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clie
     report = finished_report(folder, config)
     if report is None:
         report = simulate(config, folder, screen, resume=is_unfinished(folder))
-    here = config.model_copy(update={"runtime": config.runtime.model_copy(update={"engine": "inline"})})  # whatever trained the run itself
+    here = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"engine": "inline"})}
+    )  # whatever trained the run itself
     print_, failed = screen.console.print, []
     for name in missing_rows(config, report.reference_rows, num_clients):
         try:
@@ -53,16 +55,27 @@ def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clie
             raise
         except TardisError as error:
             failed.append(name)
-            print_(f"[bold yellow]{_words(name)} failed:[/bold yellow] {escape(str(error))}", soft_wrap=True)
+            print_(
+                f"[bold yellow]{_words(name)} failed:[/bold yellow] {escape(str(error))}",
+                soft_wrap=True,
+            )
             continue
         report = replace(report, reference_rows=in_order([*report.reference_rows, row]))
         write_reports(report, folder)
-        print_(f"{_words(name)}  {_accuracies(row)}  {row.seconds:.1f} s{_failures(row)}", soft_wrap=True)
+        print_(
+            f"{_words(name)}  {_accuracies(row)}  {row.seconds:.1f} s{_failures(row)}",
+            soft_wrap=True,
+        )
     print_()
     print_(_table(report))
-    print_(f"\nreport: [bold]{escape(str(folder / 'report.html'))}[/bold] (also report.md, report.json)", soft_wrap=True)
+    print_(
+        f"\nreport: [bold]{escape(str(folder / 'report.html'))}[/bold] (also report.md, report.json)",
+        soft_wrap=True,
+    )
     if failed:
-        raise RunError(f"{len(failed)} of {len(ROWS)} reference rows failed ({', '.join(failed)}); the others are in the report")
+        raise RunError(
+            f"{len(failed)} of {len(ROWS)} reference rows failed ({', '.join(failed)}); the others are in the report"
+        )
     return report
 
 
@@ -70,13 +83,22 @@ def missing_rows(config: Config, rows: Sequence[ReferenceRow], num_clients: int)
     """Returns the names of the rows to train: those that aren't there, and client_alone where it is of another number of clients."""
     there = {row.name: row for row in rows}
     wanted_runs = min(num_clients, config.federation.num_clients)
-    return [name for name in ROWS if name not in there or (name == CLIENT_ALONE and there[name].num_runs != wanted_runs)]
+    return [
+        name
+        for name in ROWS
+        if name not in there or (name == CLIENT_ALONE and there[name].num_runs != wanted_runs)
+    ]
 
 
 def in_order(rows: Sequence[ReferenceRow]) -> list[ReferenceRow]:
     """Returns the last row of each name, in the order of `ROWS`; rows of other names stay at the end."""
     latest = {row.name: row for row in rows}
-    return [latest[name] for name in sorted(latest, key=lambda name: list(ROWS).index(name) if name in ROWS else len(ROWS))]
+    return [
+        latest[name]
+        for name in sorted(
+            latest, key=lambda name: list(ROWS).index(name) if name in ROWS else len(ROWS)
+        )
+    ]
 
 
 def write_reports(report: Report, folder: Path) -> None:
@@ -100,15 +122,27 @@ def _failures(row: ReferenceRow) -> str:
 
 
 def _table(report: Report) -> Table:
-    table = Table("", *(escape(exit.tier) for exit in report.exits), "sent up in training", title="reference rows: the same data and budget, trained otherwise")
+    table = Table(
+        "",
+        *(escape(exit.tier) for exit in report.exits),
+        "sent up in training",
+        title="reference rows: the same data and budget, trained otherwise",
+    )
     table.title_justify = "left"
     for column in table.columns[1:]:
         column.justify = "right"
     own = (percent(exit.accuracy) for exit in report.exits)
-    table.add_row("[bold]this run[/bold]", *own, bytes_text(sum(report.federation.bytes_up.values())))
+    table.add_row(
+        "[bold]this run[/bold]", *own, bytes_text(sum(report.federation.bytes_up.values()))
+    )
     for row in report.reference_rows:
         deviations = row.accuracy_std or [None] * len(row.accuracy)
-        cells = [percent(value) + (f" ± {percent(spread)}" if spread is not None else "") for value, spread in zip(row.accuracy, deviations, strict=True)]
+        cells = [
+            percent(value) + (f" ± {percent(spread)}" if spread is not None else "")
+            for value, spread in zip(row.accuracy, deviations, strict=True)
+        ]
         name = _words(row.name) + (f", {row.num_runs} clients" if row.name == CLIENT_ALONE else "")
-        table.add_row(name, *cells, bytes_text(sum(row.bytes_up.values()) + row.raw_images_bytes_up))
+        table.add_row(
+            name, *cells, bytes_text(sum(row.bytes_up.values()) + row.raw_images_bytes_up)
+        )
     return table

@@ -1,4 +1,7 @@
-"""The trainings that a run is compared with. Each gets the run's data, roles, seed and passes over an image."""
+"""The trainings that a run is compared with.
+
+Each gets the run's data, roles, seed and passes over an image.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,28 @@ import torch
 from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.config.federation import AggregationConfig, DistillationConfig
 from tardis_fl.config.schema import Config
+from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.roles import Indices, Shard
 from tardis_fl.early_exit.evaluation import TestTable, exit_logits
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
-from tardis_fl.federation.engines import run_apps
 from tardis_fl.federation.callbacks import Listener
 from tardis_fl.federation.client.local_training import train_segments
-from tardis_fl.federation.transport.messages import KINDS
+from tardis_fl.federation.client.resources import ClientResources, new_network, open_resources
+from tardis_fl.federation.engines import run_apps
 from tardis_fl.federation.rounds import Trained
-from tardis_fl.federation.server.learning_rate import learning_rate
 from tardis_fl.federation.server.app import build_server_app
-from tardis_fl.federation.client.resources import Workspace, new_network, open_workspace
-from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
+from tardis_fl.federation.server.learning_rate import learning_rate
+from tardis_fl.federation.transport.messages import KINDS
 from tardis_fl.report.results import ReferenceRow
 
-CENTRALISED, CLIENT_ALONE, FEDAVG, DEVICE_ONLY = "centralised", "client_alone", "fedavg", "device_only_training"
+CENTRALISED, CLIENT_ALONE, FEDAVG, DEVICE_ONLY = (
+    "centralised",
+    "client_alone",
+    "fedavg",
+    "device_only_training",
+)
 
 
 def centralised(config: Config, _: int) -> ReferenceRow:
@@ -39,40 +47,67 @@ def centralised(config: Config, _: int) -> ReferenceRow:
     together = np.sort(np.concatenate([shard.train for shard in shards]))
     network = train_alone(config, work, together, stream=0)
     sent = len(together) * work.dataset.train.image_bytes
-    return _row(CENTRALISED, [exit_accuracies(network, work.dataset, config)], started, passes=num_passes(config), raw_images_bytes_up=sent)
+    return _row(
+        CENTRALISED,
+        [exit_accuracies(network, work.dataset, config)],
+        started,
+        passes=num_passes(config),
+        raw_images_bytes_up=sent,
+    )
 
 
 def client_alone(config: Config, num_clients: int) -> ReferenceRow:
     """Trains the whole network on the training samples of one client, for each of some clients."""
     started = time.perf_counter()
     work = _open(config)
-    shards: list[Shard] = [work.partition.shard(client) for client in drawn_clients(config, num_clients)]
-    accuracies = [exit_accuracies(train_alone(config, work, shard.train, stream=shard.client), work.dataset, config) for shard in shards]
+    shards: list[Shard] = [
+        work.partition.shard(client) for client in drawn_clients(config, num_clients)
+    ]
+    accuracies = [
+        exit_accuracies(
+            train_alone(config, work, shard.train, stream=shard.client), work.dataset, config
+        )
+        for shard in shards
+    ]
     return _row(CLIENT_ALONE, accuracies, started, passes=num_passes(config))
 
 
 def fedavg(config: Config, _: int) -> ReferenceRow:
-    """Trains the whole network by plain FedAvg (McMahan et al. 2017) in the run's rounds, with its clients and local epochs."""
+    """Trains the whole network by plain FedAvg (McMahan et al.
+
+    2017) in the run's rounds, with its clients and local epochs.
+    """
     started = time.perf_counter()
     trained, accuracies = _federated(plain(config, depth=config.num_segments))
     return _row(
-        FEDAVG, [accuracies], started, passes=_client_passes(config), bytes_up=trained.ledger.up, bytes_down=trained.ledger.down,
+        FEDAVG,
+        [accuracies],
+        started,
+        passes=_client_passes(config),
+        bytes_up=trained.ledger.up,
+        bytes_down=trained.ledger.down,
         num_failures=sum(trained.failures.values()),
-    )  # fmt: skip
+    )
 
 
 def device_only_training(config: Config, _: int) -> ReferenceRow:
     """Trains only the device segment with its exit, by plain FedAvg.
 
-    Features aren't counted: they travel here only since the untrained deeper exits are evaluated too, which nobody needs.
+    Features aren't counted: they travel here only since the untrained deeper exits are evaluated
+    too, which nobody needs.
     """
     started = time.perf_counter()
     trained, accuracies = _federated(plain(config, depth=1))
     up, down = ({**counted, "features": 0} for counted in (trained.ledger.up, trained.ledger.down))
     return _row(
-        DEVICE_ONLY, [[accuracies[0], *[None] * (config.num_segments - 1)]], started, passes=_client_passes(config), bytes_up=up, bytes_down=down,
+        DEVICE_ONLY,
+        [[accuracies[0], *[None] * (config.num_segments - 1)]],
+        started,
+        passes=_client_passes(config),
+        bytes_up=up,
+        bytes_down=down,
         num_failures=sum(trained.failures.values()),
-    )  # fmt: skip
+    )
 
 
 ROWS: dict[str, Callable[[Config, int], ReferenceRow]] = {
@@ -81,45 +116,70 @@ ROWS: dict[str, Callable[[Config, int], ReferenceRow]] = {
     FEDAVG: fedavg,
     DEVICE_ONLY: device_only_training,
 }
-"""The rows in their order. Each takes the run's configuration and the number of clients to train alone."""
+"""The rows in their order. Each takes the run's configuration and the number of clients to train
+alone."""
 
 
 def plain(config: Config, *, depth: int) -> Config:
     """Returns the configuration in which all clients train `depth` segments, with all exits on labels alone, and the server only averages.
 
-    Nothing goes wrong on purpose, nobody is late, the exits' weights stay those of the start, and images that the server keeps stay out of it.
-    It isn't checked for consistency: depth 1 leaves segments that nobody trains, which is what the row is about.
+    Nothing goes wrong on purpose, nobody is late, the exits' weights stay those of the start, and
+    images that the server keeps stay out of it. It isn't checked for consistency: depth 1 leaves
+    segments that nobody trains, which is what the row is about.
     """
     federation = config.federation.model_copy(
         update={
-            "client_depth": depth, "fleet": None, "client_exits": "all", "proximal_mu": 0.0, "distillation": DistillationConfig(),
-            "aggregation": AggregationConfig(max_update_ratio=config.federation.aggregation.max_update_ratio), "recalibrate_norm": False, "server_segments": "unheld", "server_epochs": 0, "final_server_epochs": 0,
-            "split": False, "deadline_s": None, "late_updates": "discard", "faults": [],
+            "client_depth": depth,
+            "fleet": None,
+            "client_exits": "all",
+            "proximal_mu": 0.0,
+            "distillation": DistillationConfig(),
+            "aggregation": AggregationConfig(
+                max_update_ratio=config.federation.aggregation.max_update_ratio
+            ),
+            "recalibrate_norm": False,
+            "server_segments": "unheld",
+            "server_epochs": 0,
+            "final_server_epochs": 0,
+            "split": False,
+            "deadline_s": None,
+            "late_updates": "discard",
+            "faults": [],
         }
-    )  # fmt: skip
-    model = config.model.model_copy(update={"exit_weights": config.exit_weights, "norm": config.norm_layer})
+    )
+    model = config.model.model_copy(
+        update={"exit_weights": config.exit_weights, "norm": config.norm_layer}
+    )
     return config.model_copy(update={"federation": federation, "model": model})
 
 
 def num_passes(config: Config) -> int:
     """Returns how often an image is used in the whole run, on average and rounded, at least once.
 
-    rounds * share of the clients in a round * local epochs, and the final epochs where the server trains something.
+    rounds * share of the clients in a round * local epochs, and the final epochs where the server
+    trains something.
     """
-    final = config.federation.final_server_epochs if config.server_start < config.num_segments else 0
+    final = (
+        config.federation.final_server_epochs if config.server_start < config.num_segments else 0
+    )
     return max(1, round(_client_passes(config) + final))
 
 
 def drawn_clients(config: Config, count: int) -> list[int]:
     """Returns the clients that train alone, ascending: so many, drawn by the seed, or all where there are fewer."""
-    order = numpy_generator(config.seed, Purpose.REFERENCE).permutation(config.federation.num_clients)
+    order = numpy_generator(config.seed, Purpose.REFERENCE).permutation(
+        config.federation.num_clients
+    )
     return sorted(order[:count].tolist())
 
 
-def train_alone(config: Config, work: Workspace, indices: Indices, *, stream: int) -> EarlyExitNetwork:
+def train_alone(
+    config: Config, work: ClientResources, indices: Indices, *, stream: int
+) -> EarlyExitNetwork:
     """Trains the whole network from the run's initial weights on some samples, as a client would, for `num_passes` epochs.
 
-    The learning rate follows the clients' schedule over these epochs. Momentum starts anew with every epoch, as it does with every round on a client.
+    The learning rate follows the clients' schedule over these epochs. Momentum starts anew with
+    every epoch, as it does with every round on a client.
 
     Args:
         config: The run's configuration.
@@ -131,14 +191,26 @@ def train_alone(config: Config, work: Workspace, indices: Indices, *, stream: in
         RunError: The weights are no longer finite.
     """
     settings, passes = config.federation.client, num_passes(config)
-    an_epoch = config.model_copy(update={"federation": config.federation.model_copy(update={"local_epochs": 1})})
+    an_epoch = config.model_copy(
+        update={"federation": config.federation.model_copy(update={"local_epochs": 1})}
+    )
     network = new_network(config, work.dataset.num_classes).to(work.data.device)
     generator = torch_generator(config.seed, Purpose.REFERENCE, stream)
     for epoch in range(passes):
         rate = learning_rate(settings, epoch / passes, passes)
-        train_segments(list(network), work.data, indices, config=an_epoch, learning_rate=rate, generator=generator, precision=work.precision)
+        train_segments(
+            list(network),
+            work.data,
+            indices,
+            config=an_epoch,
+            learning_rate=rate,
+            generator=generator,
+            precision=work.precision,
+        )
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise RunError("training diverged (weights are not finite); lower federation.client.learning_rate")
+        raise RunError(
+            "training diverged (weights are not finite); lower federation.client.learning_rate"
+        )
     return network
 
 
@@ -150,7 +222,9 @@ def exit_accuracies(network: EarlyExitNetwork, dataset: Dataset, config: Config)
         return dataset.normalisation(torch.from_numpy(dataset.test.images[rows]).to(device))
 
     count = len(dataset.test)
-    logits = exit_logits(list(network), images, count, transfer=transfer(config.deployment.feature_codec))
+    logits = exit_logits(
+        list(network), images, count, transfer=transfer(config.deployment.feature_codec)
+    )
     table = TestTable(logits, np.asarray(dataset.test.labels), np.arange(count), np.full(count, -1))
     return (table.ensembled() if config.deployment.ensemble == "geometric" else table).accuracies()
 
@@ -166,20 +240,34 @@ def _federated(config: Config) -> tuple[Trained, list[float]]:
     return trained, exit_accuracies(trained.network, _open(config).dataset, config)
 
 
-def _open(config: Config) -> Workspace:
-    return open_workspace(config.model_dump_json())
+def _open(config: Config) -> ClientResources:
+    return open_resources(config.model_dump_json())
 
 
 def _client_passes(config: Config) -> float:
     federation = config.federation
-    return federation.rounds * federation.local_epochs * config.clients_per_round / federation.num_clients
+    return (
+        federation.rounds
+        * federation.local_epochs
+        * config.clients_per_round
+        / federation.num_clients
+    )
 
 
 def _row(
-    name: str, accuracies: Sequence[Sequence[float | None]], started: float, *, passes: float, raw_images_bytes_up: int = 0, num_failures: int = 0,
-    bytes_up: dict[str, int] | None = None, bytes_down: dict[str, int] | None = None,
-) -> ReferenceRow:  # fmt: skip
-    columns = [[value for value in exit if value is not None] for exit in zip(*accuracies, strict=True)]
+    name: str,
+    accuracies: Sequence[Sequence[float | None]],
+    started: float,
+    *,
+    passes: float,
+    raw_images_bytes_up: int = 0,
+    num_failures: int = 0,
+    bytes_up: dict[str, int] | None = None,
+    bytes_down: dict[str, int] | None = None,
+) -> ReferenceRow:
+    columns = [
+        [value for value in exit if value is not None] for exit in zip(*accuracies, strict=True)
+    ]
     nothing = dict.fromkeys(KINDS, 0)
     return ReferenceRow(
         name=name,

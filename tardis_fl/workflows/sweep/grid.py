@@ -19,7 +19,10 @@ from tardis_fl.errors import ConfigError
 
 LONGEST_NAME = 50  # with a seed it stays below the longest name of a run
 HASH_DIGITS = 6
-NO_AXIS = {"seed": "a sweep repeats every point over seeds; wanted --seeds N, and at most one value here", "name": "a name changes nothing in a run"}
+NO_AXIS = {
+    "seed": "a sweep repeats every point over seeds; wanted --seeds N, and at most one value here",
+    "name": "a name changes nothing in a run",
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,22 @@ def read_axis(option: str) -> Axis:
     key, equals, text = option.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise ConfigError(f"--set {option}: got no '='; wanted KEY=V1,V2,..., such as data.partition.alpha=0.1,1.0")
+        raise ConfigError(
+            f"--set {option}: got no '='; wanted KEY=V1,V2,..., such as data.partition.alpha=0.1,1.0"
+        )
     listed = f"[{text}]"
     try:
         node = yaml.compose(listed, yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         node = None
     if not isinstance(node, yaml.SequenceNode) or node.end_mark.index != len(listed):
-        raise ConfigError(f"--set {key}: got {text!r}; wanted YAML values with commas between, such as 0.1,1.0 or [1,1,1],[3,1,1]")
+        raise ConfigError(
+            f"--set {key}: got {text!r}; wanted YAML values with commas between, such as 0.1,1.0 or [1,1,1],[3,1,1]"
+        )
     if not node.value:
-        raise ConfigError(f"--set {key}: got no value; wanted one or more, such as {key}=V1,V2 (null is a value)")
+        raise ConfigError(
+            f"--set {key}: got no value; wanted one or more, such as {key}=V1,V2 (null is a value)"
+        )
     values = tuple(listed[entry.start_mark.index : entry.end_mark.index] for entry in node.value)
     if key in NO_AXIS and len(values) > 1:
         raise ConfigError(f"--set {key}: got {len(values)} values; {NO_AXIS[key]}")
@@ -101,19 +110,35 @@ def plan_sweep(path: str | Path, options: Sequence[str], *, num_seeds: int) -> G
         ConfigError: Names the points that can't be used, with everything that is wrong with them.
     """
     axes = [read_axis(option) for option in options]
-    twice = next((key for key, count in Counter(axis.key for axis in axes).items() if count > 1), None)
+    twice = next(
+        (key for key, count in Counter(axis.key for axis in axes).items() if count > 1), None
+    )
     if twice:
-        raise ConfigError(f"--set {twice}: got it more than once; wanted all its values in one --set, with commas between")
+        raise ConfigError(
+            f"--set {twice}: got it more than once; wanted all its values in one --set, with commas between"
+        )
     varied = [axis.key for axis in axes if len(axis.values) > 1]
     labels = _short_labels(varied)
-    drawn = [_resolve(path, axes, chosen, labels, num_seeds) for chosen in itertools.product(*(axis.values for axis in axes))]
-    _raise_problems([(text, problem) for text, problem in drawn if isinstance(problem, str)], len(drawn))
+    drawn = [
+        _resolve(path, axes, chosen, labels, num_seeds)
+        for chosen in itertools.product(*(axis.values for axis in axes))
+    ]
+    _raise_problems(
+        [(text, problem) for text, problem in drawn if isinstance(problem, str)], len(drawn)
+    )
     resolved = [configs for _, configs in drawn if not isinstance(configs, str)]
     settings = [{key: value_at(configs[0], key) for key in varied} for configs in resolved]
     names = _unique_names([_point_name(labels, values) for values in settings], settings)
     first = resolved[0]
     points = tuple(
-        Point(name, values, tuple(config.model_copy(update={"name": f"{name}-seed_{config.seed}"}) for config in configs))
+        Point(
+            name,
+            values,
+            tuple(
+                config.model_copy(update={"name": f"{name}-seed_{config.seed}"})
+                for config in configs
+            ),
+        )
         for name, values, configs in zip(names, settings, resolved, strict=True)
     )
     _check_different(points)
@@ -138,14 +163,23 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _resolve(path: str | Path, axes: Sequence[Axis], chosen: Sequence[str], labels: dict[str, str], num_seeds: int) -> tuple[str, tuple[Config, ...] | str]:
+def _resolve(
+    path: str | Path,
+    axes: Sequence[Axis],
+    chosen: Sequence[str],
+    labels: dict[str, str],
+    num_seeds: int,
+) -> tuple[str, tuple[Config, ...] | str]:
     """Returns the point in words, with one configuration a seed or with what is wrong."""
     pairs = list(zip((axis.key for axis in axes), chosen, strict=True))
     words = ", ".join(f"{key}={value}" for key, value in pairs if key in labels)
     overrides = [f"{key}={value}" for key, value in pairs]
     try:
         config = load_config(path, overrides)
-        return words, tuple(load_config(path, [*overrides, f"seed={config.seed + number}"]) for number in range(num_seeds))
+        return words, tuple(
+            load_config(path, [*overrides, f"seed={config.seed + number}"])
+            for number in range(num_seeds)
+        )
     except ConfigError as error:
         return words, str(error)
 
@@ -164,8 +198,13 @@ def _check_different(points: Sequence[Point]) -> None:
     for point in points:
         content = point.configs[0].model_dump_json(exclude={"name"})
         if content in seen:
-            both = " and ".join(", ".join(f"{key}={value_text(value)}" for key, value in each.settings.items()) for each in (seen[content], point))
-            raise ConfigError(f"--set: got the same configuration twice ({both}); wanted different values")
+            both = " and ".join(
+                ", ".join(f"{key}={value_text(value)}" for key, value in each.settings.items())
+                for each in (seen[content], point)
+            )
+            raise ConfigError(
+                f"--set: got the same configuration twice ({both}); wanted different values"
+            )
         seen[content] = point
 
 
@@ -175,7 +214,14 @@ def _short_labels(keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         parts = key.split(".")
         ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        labels[key] = next((end for end in ends if not any(other != key and f".{other}".endswith(f".{end}") for other in keys)), key)
+        labels[key] = next(
+            (
+                end
+                for end in ends
+                if not any(other != key and f".{other}".endswith(f".{end}") for other in keys)
+            ),
+            key,
+        )
     return labels
 
 
@@ -194,7 +240,9 @@ def _unique_names(names: Sequence[str], settings: Sequence[dict[str, Any]]) -> l
     found = []
     for name, values in zip(names, settings, strict=True):
         if len(name) > LONGEST_NAME or counts[name.casefold()] > 1:
-            digits = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
+            digits = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[
+                :HASH_DIGITS
+            ]
             name = f"{name[: LONGEST_NAME - HASH_DIGITS - 1]}-{digits}"
         found.append(name)
     return found

@@ -8,9 +8,37 @@ from statistics import fmean, stdev
 
 NORMAL_975 = 1.959964
 T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +65,18 @@ class Estimate:
     @property
     def interval(self) -> list[float] | None:
         """Ends of the 95 % interval of the mean, which can lie outside of what a single value can be."""
-        return None if self.mean is None or self.half_width is None else [self.mean - self.half_width, self.mean + self.half_width]
+        return (
+            None
+            if self.mean is None or self.half_width is None
+            else [self.mean - self.half_width, self.mean + self.half_width]
+        )
 
 
 def t_quantile(degrees: int) -> float:
     """Returns t_{0.975}: from the table in NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, for 1 to 30 degrees of freedom.
 
-    Beyond, the expansion of Abramowitz and Stegun 26.7.5 in 1 / degrees, to its second term; it is within 0.001 there.
+    Beyond, the expansion of Abramowitz and Stegun 26.7.5 in 1 / degrees, to its second term; it is
+    within 0.001 there.
     """
     if degrees <= len(T_975):
         return T_975[degrees - 1]

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.config import Config
+from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.errors import ConfigError, RunError, TardisError
-from tardis_fl.runs.finished import finished_report, is_unfinished
 from tardis_fl.report.render import render_template
-from tardis_fl.report.text import percent
 from tardis_fl.report.terminal import Screen
-from tardis_fl.simulate import simulate
+from tardis_fl.report.text import percent
+from tardis_fl.runs.finished import finished_report, is_unfinished
+from tardis_fl.workflows.experiment import simulate
 from tardis_fl.workflows.sweep.grid import Grid
 from tardis_fl.workflows.sweep.summary import Run, Summary, pending, with_run
 
@@ -24,7 +24,8 @@ from tardis_fl.workflows.sweep.summary import Run, Summary, pending, with_run
 def run_sweep(grid: Grid, folder: Path, console: Console) -> Summary:
     """Runs what isn't finished yet, seed by seed over all points, and shows the table.
 
-    After every run `sweep.json` and `sweep.md` are written, so a sweep that was interrupted goes on when it is called again.
+    After every run `sweep.json` and `sweep.md` are written, so a sweep that was interrupted goes on
+    when it is called again.
 
     Args:
         grid: What to run.
@@ -38,8 +39,13 @@ def run_sweep(grid: Grid, folder: Path, console: Console) -> Summary:
         ConfigError: A folder holds a run of another configuration; nothing was trained.
         RunError: The sweep's folder can't be written.
     """
-    order = [(number, index) for index in range(len(grid.seeds)) for number in range(len(grid.points))]
-    paths = {(number, index): folder / grid.points[number].name / f"seed_{grid.seeds[index]}" for number, index in order}
+    order = [
+        (number, index) for index in range(len(grid.seeds)) for number in range(len(grid.points))
+    ]
+    paths = {
+        (number, index): folder / grid.points[number].name / f"seed_{grid.seeds[index]}"
+        for number, index in order
+    }
     there = {key: finished_report(paths[key], grid.points[key[0]].configs[key[1]]) for key in order}
     _make(folder)
     summary = pending(grid)
@@ -83,11 +89,16 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: can't make this folder ({error.strerror or error}); choose another with --output DIR") from None
+        raise RunError(
+            f"{folder}: can't make this folder ({error.strerror or error}); choose another with --output DIR"
+        ) from None
 
 
 def _show(summary: Summary, folder: Path, console: Console) -> None:
-    table = Table(title=f"{summary.grid.name}: mean over seeds ± half width of its 95 % interval, on the test split", title_justify="left")
+    table = Table(
+        title=f"{summary.grid.name}: mean over seeds ± half width of its 95 % interval, on the test split",
+        title_justify="left",
+    )
     for number, heading in enumerate(summary.headings()):
         varied = number < max(1, len(summary.grid.labels))
         table.add_column(escape(heading), justify="left" if varied else "right", no_wrap=not varied)
@@ -97,4 +108,7 @@ def _show(summary: Summary, folder: Path, console: Console) -> None:
     console.print(table)
     for warning in summary.warnings:
         console.print(f"[bold yellow]warning:[/bold yellow] {escape(warning)}", soft_wrap=True)
-    console.print(f"\nsweep: [bold]{escape(str(folder / 'sweep.md'))}[/bold] (also sweep.json)", soft_wrap=True)
+    console.print(
+        f"\nsweep: [bold]{escape(str(folder / 'sweep.md'))}[/bold] (also sweep.json)",
+        soft_wrap=True,
+    )

@@ -79,13 +79,21 @@ class PointSummary:
             "settings": self.point.settings,
             "num_runs": len(self.reports),
             "tiers": self.tiers,
-            "exit_accuracy": [_plain(self.exit_estimate(number)) for number in range(len(self.tiers))],
+            "exit_accuracy": [
+                _plain(self.exit_estimate(number)) for number in range(len(self.tiers))
+            ],
             **{figure: _plain(self.estimate(figure)) for figure in FIGURES},
             "runs": [
-                {"seed": run.seed, "folder": f"{self.point.name}/seed_{run.seed}", "state": run.state, "error": run.error, "figures": run.figures()}
+                {
+                    "seed": run.seed,
+                    "folder": f"{self.point.name}/seed_{run.seed}",
+                    "state": run.state,
+                    "error": run.error,
+                    "figures": run.figures(),
+                }
                 for run in self.runs
             ],
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,12 @@ class Summary:
     @property
     def failed(self) -> list[tuple[str, Run]]:
         """The runs that failed, with their points' names."""
-        return [(row.point.name, run) for row in self.points for run in row.runs if run.state == "failed"]
+        return [
+            (row.point.name, run)
+            for row in self.points
+            for run in row.runs
+            if run.state == "failed"
+        ]
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -116,7 +129,9 @@ class Summary:
         count = len(self.grid.seeds)
         found = []
         if count < FEWEST_SEEDS:
-            found.append(f"{count} seed{'s' if count > 1 else ''} a point: too few to tell a difference from chance; wanted --seeds {FEWEST_SEEDS} or more")
+            found.append(
+                f"{count} seed{'s' if count > 1 else ''} a point: too few to tell a difference from chance; wanted --seeds {FEWEST_SEEDS} or more"
+            )
         found += [f"{name}, seed {run.seed} failed: {run.error}" for name, run in self.failed]
         return found + self._warnings_of_runs()
 
@@ -124,10 +139,15 @@ class Summary:
         """Returns each warning of the runs once, with the points it is of where these aren't all."""
         points: dict[str, list[str]] = {}
         for row in self.points:
-            for warning in dict.fromkeys(warning for report in row.reports for warning in report.warnings):
+            for warning in dict.fromkeys(
+                warning for report in row.reports for warning in report.warnings
+            ):
                 points.setdefault(warning, []).append(row.point.name)
         count = sum(bool(row.reports) for row in self.points)
-        return [warning if len(names) == count else f"{', '.join(names)}: {warning}" for warning, names in points.items()]
+        return [
+            warning if len(names) == count else f"{', '.join(names)}: {warning}"
+            for warning, names in points.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Returns what stands in `sweep.json`; counts are integers, rates lie in [0, 1], what isn't known is null."""
@@ -146,37 +166,66 @@ class Summary:
         """Returns the columns of the table: varied keys, runs, exits, operating point, bytes."""
         named = [row.tiers for row in self.points]
         most = max(named, key=len)
-        exits = [name if all(number >= len(tiers) or tiers[number] == name for tiers in named) else f"exit {number + 1}" for number, name in enumerate(most)]
+        exits = [
+            name
+            if all(number >= len(tiers) or tiers[number] == name for tiers in named)
+            else f"exit {number + 1}"
+            for number, name in enumerate(most)
+        ]
         keys = list(self.grid.labels.values()) or ["point"]
-        return [*keys, "n", *exits, "operating point", "leaves the device", "bytes a sample", "sent up in training"]
+        return [
+            *keys,
+            "n",
+            *exits,
+            "operating point",
+            "leaves the device",
+            "bytes a sample",
+            "sent up in training",
+        ]
 
     def rows(self) -> list[list[str]]:
         """Returns the table, one row a point; estimates as mean ± half width of the 95 % interval."""
         num_exits = max(len(row.tiers) for row in self.points)
         return [
             [
-                *([value_text(row.point.settings[key]) for key in self.grid.labels] or [row.point.name]),
+                *(
+                    [value_text(row.point.settings[key]) for key in self.grid.labels]
+                    or [row.point.name]
+                ),
                 str(len(row.reports)),
-                *(_percents(row.exit_estimate(number)) if number < len(row.tiers) else "" for number in range(num_exits)),
+                *(
+                    _percents(row.exit_estimate(number)) if number < len(row.tiers) else ""
+                    for number in range(num_exits)
+                ),
                 _percents(row.estimate("accuracy")),
                 _percents(row.estimate("offload_rate")),
                 _shown(row.estimate("bytes_per_sample"), lambda value: f"{value:,.0f}"),
                 bytes_text(mean) if (mean := row.estimate("bytes_up").mean) is not None else "-",
             ]
             for row in self.points
-        ]  # fmt: skip
+        ]
 
 
 def pending(grid: Grid) -> Summary:
     """Returns a sweep of which nothing has run."""
-    return Summary(grid, tuple(PointSummary(point, tuple(Run(seed, "pending") for seed in grid.seeds)) for point in grid.points))
+    return Summary(
+        grid,
+        tuple(
+            PointSummary(point, tuple(Run(seed, "pending") for seed in grid.seeds))
+            for point in grid.points
+        ),
+    )
 
 
 def with_run(summary: Summary, number: int, run: Run) -> Summary:
     """Returns the sweep with one run of a point, counted from 0, replaced."""
     row = summary.points[number]
     runs = tuple(run if other.seed == run.seed else other for other in row.runs)
-    points = (*summary.points[:number], PointSummary(row.point, runs), *summary.points[number + 1 :])
+    points = (
+        *summary.points[:number],
+        PointSummary(row.point, runs),
+        *summary.points[number + 1 :],
+    )
     return Summary(summary.grid, points)
 
 

@@ -27,8 +27,19 @@ def small_network(seed=3):
 
 @pytest.fixture
 def folder(tmp_path):
-    options = {"policy": "margin", "temperatures": (1.1, 0.9, 1.0), "codec": "uint8", "ensemble": True}
-    save_bundle(tmp_path / "model", small_network(), THRESHOLDS, **options, description={"tiers": ["device", "edge", "cloud"]})
+    options = {
+        "policy": "margin",
+        "temperatures": (1.1, 0.9, 1.0),
+        "codec": "uint8",
+        "ensemble": True,
+    }
+    save_bundle(
+        tmp_path / "model",
+        small_network(),
+        THRESHOLDS,
+        **options,
+        description={"tiers": ["device", "edge", "cloud"]},
+    )
     return tmp_path / "model"
 
 
@@ -38,7 +49,12 @@ def test_a_registered_network_comes_back_with_its_rule(folder):
         assert torch.equal(bundle.network(IMAGES), small_network().eval()(IMAGES))
     assert bundle.rule == Rule("margin", (1.1, 0.9, 1.0), THRESHOLDS, "uint8", True)
     assert bundle.manifest["tiers"] == ["device", "edge", "cloud"]
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "segment_0.safetensors", "segment_1.safetensors", "segment_2.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "segment_0.safetensors",
+        "segment_1.safetensors",
+        "segment_2.safetensors",
+    ]
     answers, exits = escalate(bundle.networks(), IMAGES)
     assert answers.shape == (2, 10)
 
@@ -59,7 +75,9 @@ def test_a_bundle_deploys_by_its_whole_rule(tmp_path):
     assert torch.equal(exits, expected)
     assert not torch.equal(exits, without)
     _, statistics = bundle.test(TensorDataset(images, torch.zeros(64, dtype=torch.int64)))
-    assert [counts["total"] for counts in statistics.values()] == torch.bincount(exits, minlength=3).tolist()
+    assert [counts["total"] for counts in statistics.values()] == torch.bincount(
+        exits, minlength=3
+    ).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -73,11 +91,18 @@ def test_weights_come_back_in_their_type(tmp_path, dtype):
 def test_the_manifest_names_shapes_costs_and_hashes(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["input_shape"] == [3, 32, 32]
-    assert [entry["feature_shape"] for entry in manifest["segments"]] == [[2, 16, 16], [8, 8, 8], [16, 4, 4]]
+    assert [entry["feature_shape"] for entry in manifest["segments"]] == [
+        [2, 16, 16],
+        [8, 8, 8],
+        [16, 4, 4],
+    ]
     for entry in manifest["segments"]:
         assert entry["macs"] > 0
         assert len(entry["sha256"]) == 64
-        assert sum(torch.Size(tensor["shape"]).numel() for tensor in entry["tensors"].values()) >= entry["num_parameters"]
+        assert (
+            sum(torch.Size(tensor["shape"]).numel() for tensor in entry["tensors"].values())
+            >= entry["num_parameters"]
+        )
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
@@ -89,7 +114,15 @@ def test_every_backbone_comes_back(name, tmp_path):
 
 
 def foreign():
-    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(4, 8, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 6),
+    )
 
 
 def test_a_converted_model_comes_back_through_its_factory(tmp_path):
@@ -98,29 +131,45 @@ def test_a_converted_model_comes_back_through_its_factory(tmp_path):
     bundle = load_bundle(tmp_path, factory=foreign)
     with torch.no_grad():
         assert torch.equal(bundle.network(IMAGES), network.eval()(IMAGES))
-    with pytest.raises(DataError, match="this network is a converted model, which the folder can't rebuild; pass factory="):
+    with pytest.raises(
+        DataError,
+        match="this network is a converted model, which the folder can't rebuild; pass factory=",
+    ):
         load_bundle(tmp_path)
-    with pytest.raises(DataError, match="the factory's Sequential can't be cut as the saved model was: cuts: '1' gives"):
+    with pytest.raises(
+        DataError,
+        match="the factory's Sequential can't be cut as the saved model was: cuts: '1' gives",
+    ):
         load_bundle(tmp_path, factory=lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 6)))
-    with pytest.raises(DataError, match=r"segment 0: exit\.4\.bias is \(6,\), the rebuilt network's is \(7,\)"):
+    with pytest.raises(
+        DataError, match=r"segment 0: exit\.4\.bias is \(6,\), the rebuilt network's is \(7,\)"
+    ):
         load_bundle(tmp_path, factory=lambda: foreign()[:-1].append(nn.Linear(8, 7)))
 
 
 def test_exits_of_ones_own_need_a_factory_that_builds_them(tmp_path):
     def build():
-        return convert(foreign(), IMAGES, cuts=["1"], exits=[nn.Sequential(nn.Flatten(), nn.Linear(900, 6))])
+        return convert(
+            foreign(), IMAGES, cuts=["1"], exits=[nn.Sequential(nn.Flatten(), nn.Linear(900, 6))]
+        )
 
     network = build()
     save_bundle(tmp_path, network, [0.5])
     loaded = load_bundle(tmp_path, factory=build).network
-    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in network.state_dict().items())
-    with pytest.raises(DataError, match="factory= must return an EarlyExitNetwork of the same form; got Sequential"):
+    assert all(
+        torch.equal(value, loaded.state_dict()[key]) for key, value in network.state_dict().items()
+    )
+    with pytest.raises(
+        DataError, match="factory= must return an EarlyExitNetwork of the same form; got Sequential"
+    ):
         load_bundle(tmp_path, factory=foreign)
 
 
 def test_a_network_made_by_hand_needs_one_too(tmp_path):
     def build():
-        return EarlyExitNetwork(nn.Sequential(nn.Flatten(), nn.Linear(3072, 6)), nn.ModuleList([nn.Linear(3072, 6)]))
+        return EarlyExitNetwork(
+            nn.Sequential(nn.Flatten(), nn.Linear(3072, 6)), nn.ModuleList([nn.Linear(3072, 6)])
+        )
 
     save_bundle(tmp_path, build(), [0.5], input_shape=(3, 32, 32))
     assert load_bundle(tmp_path, factory=build).manifest["segments"][1]["macs"] == 3072 * 6
@@ -136,7 +185,11 @@ def test_a_network_made_by_hand_needs_one_too(tmp_path):
         (THRESHOLDS, {"temperatures": [1.0, 0.0, 1.0]}, "temperatures: got [1.0, 0.0, 1.0]"),
         (THRESHOLDS, {"policy": "hope"}, "policy: got 'hope'; wanted one of max_softmax"),
         (THRESHOLDS, {"codec": "gif"}, "codec: got 'gif'"),
-        (THRESHOLDS, {"description": {"segments": 1}}, "description: got segments, which the manifest has itself"),
+        (
+            THRESHOLDS,
+            {"description": {"segments": 1}},
+            "description: got segments, which the manifest has itself",
+        ),
     ],
 )
 def test_a_rule_that_does_not_fit_is_not_saved(tmp_path, thresholds, options, text):
@@ -169,23 +222,64 @@ def forge(folder):
 
 
 DAMAGES = {
-    "tampered": (lambda f: flip(f / "segment_1.safetensors"), "segment_1.safetensors: its content isn't what the manifest was written for"),
-    "truncated": (lambda f: (f / "segment_1.safetensors").write_bytes((f / "segment_1.safetensors").read_bytes()[:99]), "its content isn't what"),
-    "no segment": (lambda f: (f / "segment_2.safetensors").unlink(), "not a complete saved model (No such file or directory: segment_2.safetensors)"),
-    "no manifest": (lambda f: (f / "manifest.json").unlink(), "not a complete saved model (No such file or directory: manifest.json)"),
-    "half a manifest": (lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text()[:100]), "it is no JSON"),
-    "foreign": (lambda f: (f / "manifest.json").write_text("[1]"), "not a model of this program"),
-    "wrong version": (lambda f: edit(f, version=99), "not a model this version reads: got version 99, wanted 2; save it anew"),
-    "missing key": (lambda f: edit(f, deployment={}), "it isn't whole (KeyError: 'policy')"),
-    "threshold": (lambda f: edit(f, deployment=json.loads((f / "manifest.json").read_text())["deployment"] | {"thresholds": [7, 0]}), "thresholds[0]: got 7"),
-    "unknown recipe": (lambda f: edit(f, recipe={"kind": "magic", "options": {}}), "it knows no recipe of kind 'magic'"),
-    "unknown backbone": (lambda f: edit(f, recipe={"kind": "registered", "options": {"name": "resnet9", "num_classes": 2}}), "its backbone can't be built"),
-    "another network": (
-        lambda f: edit(f, recipe={"kind": "registered", "options": {"name": "resnet8", "num_classes": 10}}), "the network was rebuilt in another form",
+    "tampered": (
+        lambda f: flip(f / "segment_1.safetensors"),
+        "segment_1.safetensors: its content isn't what the manifest was written for",
     ),
-    "outside": (lambda f: edit(f, segments=[{"file": "../x", "sha256": "0"}]), "it names the file '../x'; wanted one in its own folder"),
+    "truncated": (
+        lambda f: (f / "segment_1.safetensors").write_bytes(
+            (f / "segment_1.safetensors").read_bytes()[:99]
+        ),
+        "its content isn't what",
+    ),
+    "no segment": (
+        lambda f: (f / "segment_2.safetensors").unlink(),
+        "not a complete saved model (No such file or directory: segment_2.safetensors)",
+    ),
+    "no manifest": (
+        lambda f: (f / "manifest.json").unlink(),
+        "not a complete saved model (No such file or directory: manifest.json)",
+    ),
+    "half a manifest": (
+        lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text()[:100]),
+        "it is no JSON",
+    ),
+    "foreign": (lambda f: (f / "manifest.json").write_text("[1]"), "not a model of this program"),
+    "wrong version": (
+        lambda f: edit(f, version=99),
+        "not a model this version reads: got version 99, wanted 2; save it anew",
+    ),
+    "missing key": (lambda f: edit(f, deployment={}), "it isn't whole (KeyError: 'policy')"),
+    "threshold": (
+        lambda f: edit(
+            f,
+            deployment=json.loads((f / "manifest.json").read_text())["deployment"]
+            | {"thresholds": [7, 0]},
+        ),
+        "thresholds[0]: got 7",
+    ),
+    "unknown recipe": (
+        lambda f: edit(f, recipe={"kind": "magic", "options": {}}),
+        "it knows no recipe of kind 'magic'",
+    ),
+    "unknown backbone": (
+        lambda f: edit(
+            f, recipe={"kind": "registered", "options": {"name": "resnet9", "num_classes": 2}}
+        ),
+        "its backbone can't be built",
+    ),
+    "another network": (
+        lambda f: edit(
+            f, recipe={"kind": "registered", "options": {"name": "resnet8", "num_classes": 10}}
+        ),
+        "the network was rebuilt in another form",
+    ),
+    "outside": (
+        lambda f: edit(f, segments=[{"file": "../x", "sha256": "0"}]),
+        "it names the file '../x'; wanted one in its own folder",
+    ),
     "pickle": (forge, "segment 0 is no safetensors file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -199,7 +293,12 @@ def test_what_is_damaged_or_foreign_gives_one_clear_error(folder, how):
 
 
 def test_thresholds_may_come_as_tensors_and_arrays(tmp_path):
-    save_bundle(tmp_path, small_network(), torch.tensor(THRESHOLDS), temperatures=torch.tensor([1.0, 2.0, 0.5]).numpy())
+    save_bundle(
+        tmp_path,
+        small_network(),
+        torch.tensor(THRESHOLDS),
+        temperatures=torch.tensor([1.0, 2.0, 0.5]).numpy(),
+    )
     assert load_bundle(tmp_path).rule.thresholds == pytest.approx(THRESHOLDS)
 
 

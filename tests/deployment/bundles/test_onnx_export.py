@@ -49,12 +49,16 @@ def test_onnx_runtime_takes_the_same_exits_for_any_batch(folder):
 
 
 def test_the_manifest_keeps_their_hashes_and_a_changed_file_is_refused(folder):
-    assert [entry["file"] for entry in json.loads((folder / "manifest.json").read_text())["onnx"]] == [f"segment_{number}.onnx" for number in range(3)]
+    assert [
+        entry["file"] for entry in json.loads((folder / "manifest.json").read_text())["onnx"]
+    ] == [f"segment_{number}.onnx" for number in range(3)]
     path = folder / "segment_1.onnx"
     blob = path.read_bytes()
     path.write_bytes(blob[:-1])
     try:
-        with pytest.raises(RunError, match="its content isn't what the manifest was written for; export it again"):
+        with pytest.raises(
+            RunError, match="its content isn't what the manifest was written for; export it again"
+        ):
             compare_onnx(folder, IMAGES)
     finally:
         path.write_bytes(blob)
@@ -68,7 +72,9 @@ def test_segments_that_decide_otherwise_are_reported(folder, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"onnx": entries}))
     for entry in entries:
         (tmp_path / entry["file"]).write_bytes((folder / entry["file"]).read_bytes())
-    with pytest.raises(RunError, match="segment 0 hands on other features in ONNX Runtime than in PyTorch"):
+    with pytest.raises(
+        RunError, match="segment 0 hands on other features in ONNX Runtime than in PyTorch"
+    ):
         compare_onnx(tmp_path, IMAGES)
 
 
@@ -77,7 +83,9 @@ def test_exits_that_decide_otherwise_are_reported(folder, monkeypatch):
     from tardis_fl.deployment import onnx_export
 
     call = onnx_export._Session.__call__
-    monkeypatch.setattr(onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1]))
+    monkeypatch.setattr(
+        onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1])
+    )
     with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
         compare_onnx(folder, IMAGES)
 
@@ -89,17 +97,26 @@ def test_a_deployment_that_mixes_is_compared_by_both_of_its_choices(folder, tmp_
     path = shutil.copytree(folder, tmp_path / "mixed")
     manifest = json.loads((path / "manifest.json").read_text())
     rule = manifest["deployment"]
-    rule["mixed"], rule["thresholds"] = {"thresholds": rule["thresholds"], "share": 0.5, "seed": 1}, [0.0, 0.0]
+    rule["mixed"], rule["thresholds"] = (
+        {"thresholds": rule["thresholds"], "share": 0.5, "seed": 1},
+        [0.0, 0.0],
+    )
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert compare_onnx(path, IMAGES).num_other_exit <= compare_onnx(path, IMAGES).num_near_threshold
+    assert (
+        compare_onnx(path, IMAGES).num_other_exit <= compare_onnx(path, IMAGES).num_near_threshold
+    )
     call = onnx_export._Session.__call__
-    monkeypatch.setattr(onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1]))
+    monkeypatch.setattr(
+        onnx_export._Session, "__call__", lambda self, x: (call(self, x)[0], 100 * call(self, x)[1])
+    )
     with pytest.raises(RunError, match="samples take another exit in ONNX Runtime than in PyTorch"):
         compare_onnx(path, IMAGES)
 
 
 def test_the_missing_extra_is_named(tmp_path, monkeypatch):
-    save_bundle(tmp_path, build_network("small_resnet", num_classes=10, width=4, seed=1), [0.5, 0.5])
+    save_bundle(
+        tmp_path, build_network("small_resnet", num_classes=10, width=4, seed=1), [0.5, 0.5]
+    )
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(RunError, match=r"pip install 'tardis_fl\[onnx\]'"):
         export_onnx(tmp_path)

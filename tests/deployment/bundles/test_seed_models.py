@@ -38,11 +38,17 @@ def files(tmp_path, monkeypatch):
             self.network, self.exit, self.threshold = network, exit, threshold
             self.confidence_function = nn.Softmax(dim=0)
 
-    SegmentedEarlyExitNetwork.__module__, SegmentedEarlyExitNetwork.__qualname__ = module.__name__, "SegmentedEarlyExitNetwork"
+    SegmentedEarlyExitNetwork.__module__, SegmentedEarlyExitNetwork.__qualname__ = (
+        module.__name__,
+        "SegmentedEarlyExitNetwork",
+    )
     module.SegmentedEarlyExitNetwork = SegmentedEarlyExitNetwork
     torch.manual_seed(0)
     bodies, exits = layers()
-    parts = [SegmentedEarlyExitNetwork(body, exit, 0.8) for body, exit in zip(bodies, exits, strict=False)] + [SegmentedEarlyExitNetwork(bodies[2])]
+    parts = [
+        SegmentedEarlyExitNetwork(body, exit, 0.8)
+        for body, exit in zip(bodies, exits, strict=False)
+    ] + [SegmentedEarlyExitNetwork(bodies[2])]
     paths = [tmp_path / f"model_{number}.pth" for number in range(3)]
     for part, path in zip(parts, paths, strict=True):
         torch.save(part, path)
@@ -62,7 +68,10 @@ def test_the_seeds_files_come_in_when_trusted(files):
 def test_without_the_word_they_are_not_opened(files, monkeypatch):
     paths, _ = files
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("it was opened"))
-    with pytest.raises(DataError, match=r"model_0.pth: models saved with torch.save are pickles, which can run any code .* pass --trust-pickle"):
+    with pytest.raises(
+        DataError,
+        match=r"model_0.pth: models saved with torch.save are pickles, which can run any code .* pass --trust-pickle",
+    ):
         import_seed_models(paths, trust_pickle=False)
 
 

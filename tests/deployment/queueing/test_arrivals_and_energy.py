@@ -75,7 +75,9 @@ def test_energy_by_hand():
     found = simulate(system, at_times([0.0, 1.0], 1), seed=0)
     wall = found.wall_s
     receive = 2 * 8 * 8 / 4e6
-    assert found.device_j == pytest.approx(wall * 1.0 + 2 * 0.02 * 2.0 + wall * 0.1 + 2 * 0.008 * 1.9 + receive * 1.4)
+    assert found.device_j == pytest.approx(
+        wall * 1.0 + 2 * 0.02 * 2.0 + wall * 0.1 + 2 * 0.008 * 1.9 + receive * 1.4
+    )
     assert found.active_j == pytest.approx(2 * 0.02 * 2.0 + 2 * 0.008 * 1.9 + receive * 1.4)
     assert simulate(three_tiers(), at_times([0.0], 1), seed=0).device_j is None
 
@@ -84,7 +86,9 @@ def test_tails_end_where_the_next_activity_begins():
     radio = Radio(2.0, 2.0, 0.0, ((1.0, 0.5), (0.5, 1.0)))
     system = three_tiers(power=Power(0.0, 0.0), radio=radio)
     back = 8 * 8 / 4e6
-    between = 0.005 + 0.004 + 0.005  # from sending to receiving: the link there, the edge, the link back
+    between = (
+        0.005 + 0.004 + 0.005
+    )  # from sending to receiving: the link there, the edge, the link back
     alone = simulate(system, at_times([0.0, 100.0], 1), seed=0)
     once = 2.0 * (0.008 + back) + between * 1.0 + 0.5 * 1.0 + 1.0 * 0.5
     last = 0.5 * 1.0 + 1.0 * 0.5  # the tail after the last answer lies beyond the simulated time
@@ -106,32 +110,60 @@ def test_a_lone_request_uses_what_it_uses_without_load(exit):
 
 def test_the_microcontroller_s_inference_costs_what_mlperf_tiny_measured():
     profile = load_profiles().device("mcu-stm32l4r5")
-    system = System((Tier("mcu", profile.seconds(12_501_632)), Tier("edge", 0.001)), (Link("up", 1e6, 1e6, 0.0),), Power(profile.idle_w, profile.active_w))
+    system = System(
+        (Tier("mcu", profile.seconds(12_501_632)), Tier("edge", 0.001)),
+        (Link("up", 1e6, 1e6, 0.0),),
+        Power(profile.idle_w, profile.active_w),
+    )
     assert 1000 * no_load_energy(system, 0, [0]) == pytest.approx(29.2, rel=0.005)
 
 
 def test_stability_names_the_server_and_what_would_hold():
     with pytest.raises(
-        RunError, match=r"edge: would be busy 120 % of the time.*holds up to 50 requests a second and device on average, or wants 2 servers \(deployment"
+        RunError,
+        match=r"edge: would be busy 120 % of the time.*holds up to 50 requests a second and device on average, or wants 2 servers \(deployment",
     ) as caught:
-        simulate(three_tiers(service=(0.001, 0.004, 0.003)), requests(100, rate=60.0, num_devices=10), seed=0)
+        simulate(
+            three_tiers(service=(0.001, 0.004, 0.003)),
+            requests(100, rate=60.0, num_devices=10),
+            seed=0,
+        )
     assert "\n" not in str(caught.value)
-    found = simulate(three_tiers(service=(0.001, 0.004, 0.003)), requests(5000, rate=60.0, num_devices=10), seed=0, allow_unstable=True)
+    found = simulate(
+        three_tiers(service=(0.001, 0.004, 0.003)),
+        requests(5000, rate=60.0, num_devices=10),
+        seed=0,
+        allow_unstable=True,
+    )
     assert len(found) == 5000
-    assert found.warnings == ["edge would be busy 120 % of the time: its queue grows as long as requests come, and these figures are of 5,000 of them"]
+    assert found.warnings == [
+        "edge would be busy 120 % of the time: its queue grows as long as requests come, and these figures are of 5,000 of them"
+    ]
     assert not simulate(three_tiers(), requests(10), seed=0).warnings
 
 
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: Tier("edge", 0.0), "edge: got a service time of 0.0 s; wanted a finite time above 0"),
+        (
+            lambda: Tier("edge", 0.0),
+            "edge: got a service time of 0.0 s; wanted a finite time above 0",
+        ),
         (lambda: Tier("edge", math.nan), "edge: got a service time of nan s"),
         (lambda: Tier("edge", 1.0, 0), "edge: got 0 servers"),
-        (lambda: Link("up", 0.0, 1.0, 0.0), "up: got 0.0 bit/s up and 1.0 down; wanted finite rates above 0"),
+        (
+            lambda: Link("up", 0.0, 1.0, 0.0),
+            "up: got 0.0 bit/s up and 1.0 down; wanted finite rates above 0",
+        ),
         (lambda: Link("up", 1.0, 1.0, -1.0), "up: got a delay of -1.0 s"),
-        (lambda: System((Tier("a", 1.0),), ()), "a system of 1 tiers and 0 links; wanted at least two tiers"),
-        (lambda: System((Tier("a", 1.0, 2), Tier("b", 1.0)), (Link("up", 1.0, 1.0, 0.0),)), "a: got 2 servers and batches of 1; a device has one machine"),
+        (
+            lambda: System((Tier("a", 1.0),), ()),
+            "a system of 1 tiers and 0 links; wanted at least two tiers",
+        ),
+        (
+            lambda: System((Tier("a", 1.0, 2), Tier("b", 1.0)), (Link("up", 1.0, 1.0, 0.0),)),
+            "a: got 2 servers and batches of 1; a device has one machine",
+        ),
         (lambda: Poisson(0.0), "arrivals: got the rate 0.0; wanted a finite number above 0"),
         (lambda: Bursty(1.0, 0.0, 1.0), "arrivals: got a mean burst of 0.0"),
     ],
@@ -146,8 +178,13 @@ def test_a_message_that_no_frame_carries_is_refused():
     from dataclasses import replace
 
     system = three_tiers()
-    small = replace(system, links=(replace(system.links[0], max_payload_bytes=222), system.links[1]))
-    with pytest.raises(ConfigError, match="up: a message of 1,000 bytes doesn't fit into a frame of 222; wanted a codec or a cut with smaller features"):
+    small = replace(
+        system, links=(replace(system.links[0], max_payload_bytes=222), system.links[1])
+    )
+    with pytest.raises(
+        ConfigError,
+        match="up: a message of 1,000 bytes doesn't fit into a frame of 222; wanted a codec or a cut with smaller features",
+    ):
         simulate(small, requests(10), seed=0)
     simulate(small, requests(10, shares=(1.0, 0.0, 0.0)), seed=0)
     fragments = replace(small, links=(replace(small.links[0], fragments=True), small.links[1]))
@@ -155,8 +192,15 @@ def test_a_message_that_no_frame_carries_is_refused():
 
 
 def test_a_link_can_t_have_more_servers():
-    with pytest.raises(RunError, match=r"^up: would be busy .* or wants a faster one, or less to do \(load.allow_unstable"):
-        simulate(three_tiers(service=(0.001, 0.0001, 0.0001)), requests(100, rate=500.0, num_devices=2), seed=0)
+    with pytest.raises(
+        RunError,
+        match=r"^up: would be busy .* or wants a faster one, or less to do \(load.allow_unstable",
+    ):
+        simulate(
+            three_tiers(service=(0.001, 0.0001, 0.0001)),
+            requests(100, rate=500.0, num_devices=2),
+            seed=0,
+        )
 
 
 def test_a_recording_that_begins_late_uses_no_energy_before_it_began():

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tardis_fl.deployment.bundles.artefacts import load_bundle, save_bundle
-from tardis_fl.deployment.scoring.temperatures import auroc
-from tardis_fl.deployment.pipeline import table_outcome
 from tardis_fl.deployment.escalation import Deployment, Rule, replay
+from tardis_fl.deployment.pipeline import table_outcome
 from tardis_fl.deployment.scoring.gain import fit_gain
 from tardis_fl.deployment.scoring.policies import ScoringRule, extra_bytes, fit_scoring
+from tardis_fl.deployment.scoring.temperatures import auroc
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable, exit_logits
 from tardis_fl.early_exit.scoring.patience import patience_scores
@@ -21,7 +21,14 @@ from tardis_fl.errors import ConfigError, DataError
 from tests.deployment.thresholds.test_choice import make_table
 
 TEMPERATURES = (1.3, 0.8, 1.0)
-ALL = ["max_softmax", "margin", "entropy", "patience", "gain", "tests.deployment.scoring.test_policies:second_best"]
+ALL = [
+    "max_softmax",
+    "margin",
+    "entropy",
+    "patience",
+    "gain",
+    "tests.deployment.scoring.test_policies:second_best",
+]
 COUNT = 120
 
 
@@ -90,11 +97,21 @@ def test_deployed_segments_decide_as_the_table_does(policy, ensemble, mixed, net
     own = own.ensembled() if ensemble else own
     scores = scoring.table_scores(own)
     middle = [float(np.median(row)) for row in scores]
-    thresholds = tuple(0.5 * (value + row[row > value].min()) if (row > value).any() else value for value, row in zip(middle, scores, strict=True))
+    thresholds = tuple(
+        0.5 * (value + row[row > value].min()) if (row > value).any() else value
+        for value, row in zip(middle, scores, strict=True)
+    )
     rule = Rule(policy, TEMPERATURES, thresholds, "float32", ensemble, scoring.coefficients, mixed)
     expected = table_outcome(rule, own, scores)
     for batch_size in (1, 32, COUNT):
-        found = replay(network, rule, lambda rows: images[rows], labels, batch_size=batch_size, sample_ids=own.sample_ids)
+        found = replay(
+            network,
+            rule,
+            lambda rows: images[rows],
+            labels,
+            batch_size=batch_size,
+            sample_ids=own.sample_ids,
+        )
         assert found.exits.tolist() == expected.exits.tolist()
         assert found.correct.tolist() == expected.correct.tolist()
 
@@ -112,13 +129,18 @@ def test_patience_equals_counting_one_by_one(seed, num_exits, count):
 
 def test_gain_learns_what_the_next_tier_mends():
     """Where the next exit mends what has small margins, the score ranks what it mends below the rest, also on samples it wasn't fitted on."""
-    fit, other = make_table(FitTable, count=4000, seed=1), make_table(CalibrationTable, count=4000, seed=2)
+    fit, other = (
+        make_table(FitTable, count=4000, seed=1),
+        make_table(CalibrationTable, count=4000, seed=2),
+    )
     scores = fit_scoring("gain", fit, (1.0, 1.0, 1.0)).table_scores(other)
     correct = other.correct()
     for exit in range(2):
         mended = ~correct[exit] & correct[exit + 1]
         assert auroc(scores[exit], ~mended) > 0.54  # chance: 0.5, give or take 0.01
-        assert (1 - scores[exit]).mean() == pytest.approx(mended.mean(), abs=0.03)  # a probability, not only a ranking
+        assert (1 - scores[exit]).mean() == pytest.approx(
+            mended.mean(), abs=0.03
+        )  # a probability, not only a ranking
 
 
 @pytest.mark.parametrize("right", [False, True])
@@ -133,16 +155,30 @@ def test_gain_of_all_or_none_is_a_constant_rate_and_no_error(right):
 
 
 def test_scores_are_never_fitted_on_another_role():
-    with pytest.raises(TypeError, match="fitted on the fit role only, got a table of the role 'calibrate'"):
+    with pytest.raises(
+        TypeError, match="fitted on the fit role only, got a table of the role 'calibrate'"
+    ):
         fit_gain(make_table(CalibrationTable), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(
     ("policy", "error", "expected"),
     [
-        ("tests.deployment.scoring.test_policies:batch_mean", ValueError, r"wanted one value a sample, \(120,\)"),
-        ("tests.deployment.scoring.test_policies:log_odds", ValueError, r"wanted \[0, 1\], up = safer to exit"),
-        ("tests.deployment.scoring.test_policies:nothing", ConfigError, "deployment.policy: got 'tests.deployment.scoring.test_policies:nothing'; wanted MODULE:FUNCTION"),
+        (
+            "tests.deployment.scoring.test_policies:batch_mean",
+            ValueError,
+            r"wanted one value a sample, \(120,\)",
+        ),
+        (
+            "tests.deployment.scoring.test_policies:log_odds",
+            ValueError,
+            r"wanted \[0, 1\], up = safer to exit",
+        ),
+        (
+            "tests.deployment.scoring.test_policies:nothing",
+            ConfigError,
+            "deployment.policy: got 'tests.deployment.scoring.test_policies:nothing'; wanted MODULE:FUNCTION",
+        ),
         ("no_such_module:nothing", ConfigError, "No module named 'no_such_module'"),
     ],
 )
@@ -160,15 +196,32 @@ def test_what_crosses_beside_the_features():
 
 def test_a_saved_deployment_decides_as_before(network, images, tmp_path):
     scoring = scoring_of("gain")
-    rule = Rule("gain", TEMPERATURES, (0.7, 0.6), "4bit+zstd", True, scoring.coefficients, ((0.9, 0.9), 0.5, 11))
+    rule = Rule(
+        "gain",
+        TEMPERATURES,
+        (0.7, 0.6),
+        "4bit+zstd",
+        True,
+        scoring.coefficients,
+        ((0.9, 0.9), 0.5, 11),
+    )
     save_bundle(
-        tmp_path, network, rule.thresholds, policy=rule.policy, temperatures=rule.temperatures, codec=rule.codec, ensemble=True,
-        coefficients=rule.coefficients, mixed=rule.mixed,
-    )  # fmt: skip
+        tmp_path,
+        network,
+        rule.thresholds,
+        policy=rule.policy,
+        temperatures=rule.temperatures,
+        codec=rule.codec,
+        ensemble=True,
+        coefficients=rule.coefficients,
+        mixed=rule.mixed,
+    )
     bundle = load_bundle(tmp_path)
     assert bundle.rule == rule
     ids = np.arange(COUNT)
-    for ours, theirs in zip(Deployment(network, rule).escalate(images, ids), bundle.escalate(images, ids), strict=True):
+    for ours, theirs in zip(
+        Deployment(network, rule).escalate(images, ids), bundle.escalate(images, ids), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match="pass sample_ids, one a sample"):
         bundle.escalate(images)
@@ -177,7 +230,12 @@ def test_a_saved_deployment_decides_as_before(network, images, tmp_path):
 
 
 def test_a_saved_policy_of_somebody_s_is_not_run_unasked(network, tmp_path):
-    save_bundle(tmp_path, network, (0.5, 0.5), policy="tests.deployment.scoring.test_policies:second_best")
-    with pytest.raises(DataError, match=r"its policy is the function 'tests.deployment.scoring.test_policies:second_best', which would be imported and run"):
+    save_bundle(
+        tmp_path, network, (0.5, 0.5), policy="tests.deployment.scoring.test_policies:second_best"
+    )
+    with pytest.raises(
+        DataError,
+        match=r"its policy is the function 'tests.deployment.scoring.test_policies:second_best', which would be imported and run",
+    ):
         load_bundle(tmp_path)
     assert load_bundle(tmp_path, trust_functions=True).rule.policy.endswith("second_best")

@@ -12,18 +12,30 @@ from tardis_fl.deployment.thresholds.sweep import decide, sweep
 from tests.deployment.exit_tables import random_case, realistic_case, table_of
 from tests.reference import frontier as reference
 
-COSTS = {"offload_rate": (0, 1, 1), "bytes": (0, 3, 5), "macs": (1, 2, 6), "latency_ms": (2, 2, 7), "energy_mj": (3, 9, 9)}
+COSTS = {
+    "offload_rate": (0, 1, 1),
+    "bytes": (0, 3, 5),
+    "macs": (1, 2, 6),
+    "latency_ms": (2, 2, 7),
+    "energy_mj": (3, 9, 9),
+}
 
 
 def points(rows, *axes):
     """(right answers, total of each axis) of each row."""
     return [
-        (int(right), *(reference.total(counts.tolist(), axis) for axis in axes)) for right, counts in zip(rows.num_correct, rows.exit_counts.T, strict=True)
+        (int(right), *(reference.total(counts.tolist(), axis) for axis in axes))
+        for right, counts in zip(rows.num_correct, rows.exit_counts.T, strict=True)
     ]
 
 
 @settings(max_examples=150)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 12), levels=st.sampled_from([None, 1, 3, 8]), num_exits=st.sampled_from([2, 3]))
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 12),
+    levels=st.sampled_from([None, 1, 3, 8]),
+    num_exits=st.sampled_from([2, 3]),
+)
 @example(seed=0, count=1, levels=1, num_exits=3)
 def test_the_frontier_equals_all_combinations_of_thresholds(seed, count, levels, num_exits):
     correct, scores = random_case(seed, count, num_exits=num_exits, levels=levels)
@@ -32,13 +44,20 @@ def test_the_frontier_equals_all_combinations_of_thresholds(seed, count, levels,
     crossings = [(0, 1)] if num_exits == 2 else [(0, 1, 1), (0, 0, 1)]
     got = points(found, *crossings)
     assert len(got) == len(set(got))
-    assert set(got) == reference.unbeaten((right, *(reference.total(counts, axis) for axis in crossings)) for right, counts in outcomes)
+    assert set(got) == reference.unbeaten(
+        (right, *(reference.total(counts, axis) for axis in crossings))
+        for right, counts in outcomes
+    )
     axes = [axis[:num_exits] for axis in COSTS.values()]
     for axis in axes:
-        assert points(found.axis(axis), axis) == sorted(reference.unbeaten((right, reference.total(counts, axis)) for right, counts in outcomes))
+        assert points(found.axis(axis), axis) == sorted(
+            reference.unbeaten((right, reference.total(counts, axis)) for right, counts in outcomes)
+        )
     joint = points(found.joint({name: axis[:num_exits] for name, axis in COSTS.items()}), *axes)
     assert len(joint) == len(set(joint))
-    assert set(joint) == reference.unbeaten((right, *(reference.total(counts, axis) for axis in axes)) for right, counts in outcomes)
+    assert set(joint) == reference.unbeaten(
+        (right, *(reference.total(counts, axis) for axis in axes)) for right, counts in outcomes
+    )
 
 
 @pytest.mark.parametrize("levels", [None, 20])
@@ -64,11 +83,13 @@ def test_rows_come_by_offload_and_right_answers_and_an_axis_by_cost():
 
 
 def test_a_frontier_by_hand():
-    # the device is right on sample 0 only, the edge on 0 and 1, the cloud on 0, 1 and 2; scores fall with the number
+    # the device is right on sample 0 only, the edge on 0 and 1, the cloud on 0, 1 and 2; scores
+    # fall with the number
     correct = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
     scores = np.asarray([[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.95]])
     found = frontier(table_of(correct), scores)
-    # all stay; samples 2 and 3 leave and the cloud answers 2; samples 1 to 3 leave and the edge answers all; or the cloud answers 2
+    # all stay; samples 2 and 3 leave and the cloud answers 2; samples 1 to 3 leave and the edge
+    # answers all; or the cloud answers 2
     assert points(found, (0, 1, 1), (0, 0, 1)) == [(1, 0, 0), (2, 2, 1), (2, 3, 0), (3, 3, 1)]
     assert found.thresholds.tolist() == [[0.0, 0.0], [0.8, 0.8], [0.9, 0.0], [0.9, 0.8]]
     assert (found.kind, found.num_samples) == ("per_exit", 4)
@@ -89,9 +110,15 @@ def test_four_exits_get_the_frontier_of_shared_thresholds_and_it_says_so():
     found = frontier(table_of(correct), scores)
     assert found.kind == "shared"
     assert (found.thresholds == found.thresholds[:, :1]).all()
-    outcomes = {reference.outcome(scores, correct, (t, t, t)) for t in [0.0, *np.unique(scores).tolist(), 1.01]}
+    outcomes = {
+        reference.outcome(scores, correct, (t, t, t))
+        for t in [0.0, *np.unique(scores).tolist(), 1.01]
+    }
     crossings = [(0, 1, 1, 1), (0, 0, 1, 1), (0, 0, 0, 1)]
-    assert set(points(found, *crossings)) == reference.unbeaten((right, *(reference.total(counts, axis) for axis in crossings)) for right, counts in outcomes)
+    assert set(points(found, *crossings)) == reference.unbeaten(
+        (right, *(reference.total(counts, axis) for axis in crossings))
+        for right, counts in outcomes
+    )
 
 
 def test_all_exits_alike_and_useless_deeper_exits():
@@ -103,7 +130,10 @@ def test_all_exits_alike_and_useless_deeper_exits():
 
 def test_bad_input_is_refused():
     correct, scores = random_case(0, 6)
-    with pytest.raises(ValueError, match=r"scores: got the shape \(2, 5\); wanted \(exits - 1, samples\) = \(2, 6\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"scores: got the shape \(2, 5\); wanted \(exits - 1, samples\) = \(2, 6\)",
+    ):
         frontier(table_of(correct), scores[:, :5])
     with pytest.raises(ValueError, match="scores: got NaN for 6 of 6 samples"):
         frontier(table_of(correct), np.full((2, 6), np.nan))

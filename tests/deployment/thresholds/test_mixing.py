@@ -23,7 +23,9 @@ def test_no_pair_of_points_beats_the_hull(seed, count):
     axis, corners = found.axis(BYTES), hull(found, BYTES)
     x, y = corners.cost(BYTES), corners.num_correct
     assert set(zip(x, y, strict=True)) <= set(zip(axis.cost(BYTES), axis.num_correct, strict=True))
-    assert (np.interp(axis.cost(BYTES), x, y) >= axis.num_correct - 1e-9).all()  # with concavity: no mix of points lies above
+    assert (
+        np.interp(axis.cost(BYTES), x, y) >= axis.num_correct - 1e-9
+    ).all()  # with concavity: no mix of points lies above
     slopes = np.diff(y) / np.diff(x)
     assert (np.diff(slopes) < 1e-12).all() and (slopes > 0).all()
     assert (x[0], y[-1]) == (axis.cost(BYTES)[0], axis.num_correct[-1])
@@ -55,7 +57,10 @@ def test_a_budget_above_all_or_on_a_corner_needs_no_mix_and_one_below_all_is_ref
     assert generous.first == generous.second
     on_corner = mix_for_budget(found, BYTES, float(corners.cost(BYTES)[1]))
     assert (on_corner.share, on_corner.first) == (0.0, tuple(corners.thresholds[1]))
-    with pytest.raises(RunError, match="a budget of 4 for latency_ms can't be met: never escalating costs 5 already"):
+    with pytest.raises(
+        RunError,
+        match="a budget of 4 for latency_ms can't be met: never escalating costs 5 already",
+    ):
         mix_for_budget(found, (5, 6, 7), 4, axis="latency_ms")
 
 
@@ -66,7 +71,9 @@ def test_draws_belong_to_the_sample_and_the_seed():
     assert (mixed_draw(ids[order], 7, 0.3) == drawn[order]).all()
     assert [bool(mixed_draw(ids[k : k + 1], 7, 0.3)[0]) for k in range(50)] == drawn[:50].tolist()
     assert abs(drawn.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(ids))
-    assert abs((drawn == mixed_draw(ids, 8, 0.3)).mean() - (0.3**2 + 0.7**2)) < 0.03  # another seed, another draw
+    assert (
+        abs((drawn == mixed_draw(ids, 8, 0.3)).mean() - (0.3**2 + 0.7**2)) < 0.03
+    )  # another seed, another draw
     assert (mixed_draw(ids, 7, 0.5) >= drawn).all()
     assert not mixed_draw(ids, 7, 0.0).any() and mixed_draw(ids, 7, 1.0).all()
 
@@ -85,6 +92,10 @@ def test_mixed_decisions_and_their_cost():
     first, second = (0.4, 0.4), (0.9, 0.9)
     exits = decide_mixed(scores, first, second, 0.25, sample_ids=ids, seed=1)
     draw = mixed_draw(ids, 1, 0.25)
-    assert (exits[draw] == decide(scores, second)[draw]).all() and (exits[~draw] == decide(scores, first)[~draw]).all()
+    assert (exits[draw] == decide(scores, second)[draw]).all() and (
+        exits[~draw] == decide(scores, first)[~draw]
+    ).all()
     means = [np.asarray(BYTES)[decide(scores, thresholds)].mean() for thresholds in (first, second)]
-    assert np.asarray(BYTES)[exits].mean() == pytest.approx(0.75 * means[0] + 0.25 * means[1], rel=0.02)
+    assert np.asarray(BYTES)[exits].mean() == pytest.approx(
+        0.75 * means[0] + 0.25 * means[1], rel=0.02
+    )

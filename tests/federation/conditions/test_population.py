@@ -15,7 +15,11 @@ UNEVEN = "federation.fleet=[{name: phone, share: 0.5, depth: 1}, {name: box, sha
 
 
 def population(*overrides):
-    return Population(small_config(UNEVEN, "federation.num_clients=100", "data.synthetic.num_train=4000", *overrides))
+    return Population(
+        small_config(
+            UNEVEN, "federation.num_clients=100", "data.synthetic.num_train=4000", *overrides
+        )
+    )
 
 
 def test_without_groups_all_clients_are_alike():
@@ -26,12 +30,24 @@ def test_without_groups_all_clients_are_alike():
 
 def group_sizes(shares, clients):
     config = small_config(f"federation.num_clients={clients}")
-    federation = config.federation.model_copy(update={"fleet": [GroupConfig(name=f"g{number}", share=share) for number, share in enumerate(shares)]})
+    federation = config.federation.model_copy(
+        update={
+            "fleet": [
+                GroupConfig(name=f"g{number}", share=share) for number, share in enumerate(shares)
+            ]
+        }
+    )
     return config.model_copy(update={"federation": federation}).group_sizes
 
 
 @pytest.mark.parametrize(
-    ("shares", "clients", "expected"), [([0.5, 0.3, 0.2], 10, [5, 3, 2]), ([1 / 3, 1 / 3, 1 / 3], 10, [4, 3, 3]), ([0.1, 0.9], 10, [1, 9]), ([1.0], 7, [7])]
+    ("shares", "clients", "expected"),
+    [
+        ([0.5, 0.3, 0.2], 10, [5, 3, 2]),
+        ([1 / 3, 1 / 3, 1 / 3], 10, [4, 3, 3]),
+        ([0.1, 0.9], 10, [1, 9]),
+        ([1.0], 7, [7]),
+    ],
 )
 def test_sizes_by_largest_remainder(shares, clients, expected):
     assert group_sizes(shares, clients) == expected
@@ -51,7 +67,9 @@ def test_groups_have_their_sizes_and_follow_the_seed_alone():
         return [fleet.depth(client) for client in range(100)]
 
     assert np.bincount(depths(), minlength=4).tolist() == [0, 50, 30, 20]
-    assert depths() == depths("data.partition.scheme=dirichlet", "data.partition.min_samples=2", "model.width=8")  # other data, other network
+    assert depths() == depths(
+        "data.partition.scheme=dirichlet", "data.partition.min_samples=2", "model.width=8"
+    )  # other data, other network
     assert depths() != depths("seed=4")
     assert sorted(depths()) != depths()  # not simply in order
 
@@ -60,7 +78,10 @@ def test_who_can_not_be_reached_is_not_chosen():
     fleet = population("federation.rounds=50")
     chosen = [fleet.choose(number) for number in range(1, 51)]
     times = np.bincount(np.concatenate(chosen), minlength=100)
-    reached = {name: times[[client for client in range(100) if fleet.group(client).name == name]] for name in ("phone", "box", "rack")}
+    reached = {
+        name: times[[client for client in range(100) if fleet.group(client).name == name]]
+        for name in ("phone", "box", "rack")
+    }
     assert (reached["phone"] == 50).all()
     assert (reached["rack"] == 50).all()
     assert 0.4 < reached["box"].mean() / 50 < 0.6

@@ -15,14 +15,19 @@ from tardis_fl.config.federation import PrivacyConfig
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.client import app as client_app
-from tardis_fl.federation.transport import messages
-from tardis_fl.federation.engines.inline import InlineGrid, take_identity
-from tardis_fl.federation.conditions.privacy import check_accountant, noise_std, privacy_spent, private_weights
-from tardis_fl.federation.server.app import meet_nodes
-from tardis_fl.federation.transport.weights import HeldWeights
 from tardis_fl.federation.client.resources import new_network
+from tardis_fl.federation.conditions.privacy import (
+    check_accountant,
+    noise_std,
+    privacy_spent,
+    private_weights,
+)
+from tardis_fl.federation.engines.inline import InlineGrid, take_identity
+from tardis_fl.federation.server.app import meet_nodes
+from tardis_fl.federation.transport import messages
+from tardis_fl.federation.transport.weights import HeldWeights
 from tardis_fl.report.privacy import _leaks
-from tardis_fl.simulate import simulate
+from tardis_fl.workflows.experiment import simulate
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate
 from tests.federation.test_rounds import same_weights
@@ -36,29 +41,56 @@ def through_the_mod(update, *overrides, round_number=1, client=0, start=0.0):
     """Sends weights `start`, lets a client answer with `update`, and returns what the server gets."""
     take_identity()
     config = small_config(*PRIVATE, *overrides)
-    sent = {"0.body.float32": torch.full((COUNT,), start), "1.body.float32": torch.zeros(3)}  # the client sends back less than it got
+    sent = {
+        "0.body.float32": torch.full((COUNT,), start),
+        "1.body.float32": torch.zeros(3),
+    }  # the client sends back less than it got
     content = RecordDict(
-        {messages.INSTRUCTION: messages.instruction(config.model_dump_json(), round=round_number), messages.WEIGHTS: messages.pack_tensors(sent)}
+        {
+            messages.INSTRUCTION: messages.instruction(
+                config.model_dump_json(), round=round_number
+            ),
+            messages.WEIGHTS: messages.pack_tensors(sent),
+        }
     )
     message = Message(content, dst_node_id=1, message_type="train")
-    context = Context(run_id=0, node_id=1, node_config={"partition-id": client, "num-partitions": 3}, state=RecordDict(), run_config={})
+    context = Context(
+        run_id=0,
+        node_id=1,
+        node_config={"partition-id": client, "num-partitions": 3},
+        state=RecordDict(),
+        run_config={},
+    )
     reply = private_weights(
-        message, context, lambda *_: Message(RecordDict({messages.WEIGHTS: messages.pack_tensors({"0.body.float32": update})}), reply_to=message)
+        message,
+        context,
+        lambda *_: Message(
+            RecordDict({messages.WEIGHTS: messages.pack_tensors({"0.body.float32": update})}),
+            reply_to=message,
+        ),
     )
     assert message.content is content
-    return messages.unpack_tensors(reply.content.array_records[messages.WEIGHTS])["0.body.float32"].double()
+    return messages.unpack_tensors(reply.content.array_records[messages.WEIGHTS])[
+        "0.body.float32"
+    ].double()
 
 
 def test_an_update_is_clipped_and_gets_noise_of_the_stated_deviation():
     privacy = small_config(*PRIVATE).federation.privacy
-    assert noise_std(privacy) == pytest.approx(1.0 * math.sqrt(2 * math.log(1.25e5)) / 20.0)  # sensitivity 2 x 0.5
+    assert noise_std(privacy) == pytest.approx(
+        1.0 * math.sqrt(2 * math.log(1.25e5)) / 20.0
+    )  # sensitivity 2 x 0.5
     direction = torch.ones(COUNT) / math.sqrt(COUNT)
     change = through_the_mod(3.0 + 100 * direction, start=3.0) - 3.0
     along = float(change @ direction.double())
-    assert along == pytest.approx(0.5, abs=4 * noise_std(privacy))  # not 100: of the noise, one standard deviation lies along any direction
+    assert along == pytest.approx(
+        0.5, abs=4 * noise_std(privacy)
+    )  # not 100: of the noise, one standard deviation lies along any direction
     assert float(change.std()) == pytest.approx(noise_std(privacy), rel=0.03)
     small = through_the_mod(3.0 + 0.1 * direction, start=3.0) - 3.0
-    assert float((small - change) @ direction.double()) == pytest.approx(0.1 - 0.5, abs=1e-3)  # the same noise: same seed, round and client
+    assert float((small - change) @ direction.double()) == pytest.approx(
+        0.1 - 0.5, abs=1e-3
+    )  # the same noise: same seed, round and client
 
 
 def test_an_update_of_zeros_is_noise_alone():
@@ -72,13 +104,20 @@ def test_noise_follows_seed_round_and_client_and_leaves_numpys_generator_alone()
     first = through_the_mod(update)
     assert np.array_equal(np.random.get_state()[1], before)
     assert torch.equal(first, through_the_mod(update))
-    others = [through_the_mod(update, round_number=2), through_the_mod(update, client=1), through_the_mod(update, "seed=4")]
+    others = [
+        through_the_mod(update, round_number=2),
+        through_the_mod(update, client=1),
+        through_the_mod(update, "seed=4"),
+    ]
     assert not any(torch.equal(first, other) for other in others)
 
 
 def test_noise_on_real_nodes_cannot_be_drawn_again():
     update = torch.zeros(COUNT)
-    assert not torch.equal(through_the_mod(update, "runtime.engine=deployment"), through_the_mod(update, "runtime.engine=deployment"))
+    assert not torch.equal(
+        through_the_mod(update, "runtime.engine=deployment"),
+        through_the_mod(update, "runtime.engine=deployment"),
+    )
 
 
 def exact_epsilon(multiplier, count, delta):
@@ -86,7 +125,11 @@ def exact_epsilon(multiplier, count, delta):
     mu = math.sqrt(count) / multiplier
 
     def excess(epsilon):
-        return norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - delta
+        return (
+            norm.cdf(mu / 2 - epsilon / mu)
+            - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+            - delta
+        )
 
     return brentq(excess, 0, 500)
 
@@ -110,7 +153,14 @@ def test_private_runs_repeat_and_differ_from_others():
     first, second = federate(config, recorder), federate(config)
     assert not recorder.failures
     assert same_weights(first, second)
-    assert not same_weights(first, federate(small_config("model.norm=group", "federation.client_depth=3", "federation.client_exits=last")))
+    assert not same_weights(
+        first,
+        federate(
+            small_config(
+                "model.norm=group", "federation.client_depth=3", "federation.client_exits=last"
+            )
+        ),
+    )
 
 
 def test_noise_on_features_changes_what_the_server_learns_and_nothing_else():
@@ -126,20 +176,35 @@ def features_of_a_node(secret_numbers, monkeypatch, *overrides):
     """Returns the features that a node sends in a round, as often as it draws numbers of its own."""
     drawn = iter(secret_numbers)
     monkeypatch.setattr("secrets.token_hex", lambda length: f"{next(drawn) * 2**64:0{2 * length}x}")
-    config = small_config("runtime.engine=deployment", "federation.feature_codec=float32", *overrides)
+    config = small_config(
+        "runtime.engine=deployment", "federation.feature_codec=float32", *overrides
+    )
     fleet = meet_nodes(InlineGrid(client_app.app, 3), config, load_dataset(config), print)
     weights = HeldWeights(list(new_network(config, 10))).flatten()
     sent = []
     for _ in range(2):
-        (reply,) = fleet.ask(messages.FEATURES, [1], round_number=1, weights=weights, max_depth=1, fraction=1.0, first=0)
-        sent.append(messages.unpack_tensors(reply.content.array_records[messages.FEATURES_KIND])["values"])
+        (reply,) = fleet.ask(
+            messages.FEATURES,
+            [1],
+            round_number=1,
+            weights=weights,
+            max_depth=1,
+            fraction=1.0,
+            first=0,
+        )
+        sent.append(
+            messages.unpack_tensors(reply.content.array_records[messages.FEATURES_KIND])["values"]
+        )
     assert torch.equal(*sent), "a question that is asked again gets the same noise"
     return sent[0]
 
 
 def test_noise_on_features_of_a_real_node_cannot_be_drawn_by_the_server(monkeypatch):
     noise = "federation.feature_noise=0.5"
-    one, other = features_of_a_node([1], monkeypatch, noise), features_of_a_node([2], monkeypatch, noise)
+    one, other = (
+        features_of_a_node([1], monkeypatch, noise),
+        features_of_a_node([2], monkeypatch, noise),
+    )
     assert not torch.equal(one, other)  # of the same run, seed and round
     assert torch.equal(one, features_of_a_node([1], monkeypatch, noise))
     assert torch.equal(features_of_a_node([], monkeypatch), features_of_a_node([], monkeypatch))
@@ -147,14 +212,18 @@ def test_noise_on_features_of_a_real_node_cannot_be_drawn_by_the_server(monkeypa
 
 def test_updates_of_a_round_that_was_begun_twice_are_paid_for_twice_on_real_nodes(tmp_path):
     def spent(name, *overrides, kills=()):
-        config = small_config(*PRIVATE, "federation.client_depth=3", "federation.rounds=3", *overrides)
+        config = small_config(
+            *PRIVATE, "federation.client_depth=3", "federation.rounds=3", *overrides
+        )
         grid = InlineGrid(client_app.app, 3) if config.runtime.engine == "deployment" else None
         for number, (method, count) in enumerate(kills):
             with pytest.MonkeyPatch.context() as patch:
                 stop_after(patch, method, count)
                 with pytest.raises(StopError):
                     simulate(config, tmp_path / name, quiet(), resume=number > 0, grid=grid)
-        return simulate(config, tmp_path / name, quiet(), resume=bool(kills), grid=grid).privacy.local.num_messages
+        return simulate(
+            config, tmp_path / name, quiet(), resume=bool(kills), grid=grid
+        ).privacy.local.num_messages
 
     real, kills = "runtime.engine=deployment", [("append_round", 2), ("append_round", 1)]
     assert spent("whole", real) == 3
@@ -167,9 +236,13 @@ def test_what_leaves_without_noise_is_named():
     def leaks(*overrides):
         return " ".join(leak.what for leak in _leaks(small_config(*overrides)))
 
-    assert "mean and variance of the training images at every norm layer" in leaks("federation.recalibrate_norm=true")
+    assert "mean and variance of the training images at every norm layer" in leaks(
+        "federation.recalibrate_norm=true"
+    )
     assert "mean and variance" not in leaks()
-    assert "with their labels, in evaluations, without noise" in leaks("federation.feature_noise=0.5")
+    assert "with their labels, in evaluations, without noise" in leaks(
+        "federation.feature_noise=0.5"
+    )
     assert "how many have which score, without noise" in leaks("federation.calibration=sums")
     assert "traceback" in leaks("runtime.engine=deployment")
 
@@ -181,8 +254,14 @@ def test_what_leaves_without_noise_is_named():
             ("federation.privacy={clip_norm: 1.0, epsilon: 1.0}",),
             r"model.norm 'batch' sends running statistics of the images with the weights; wanted model.norm: group",
         ),
-        ((*PRIVATE, "federation.split=true"), "split training sends features and gets their gradients at each step"),
-        (("federation.feature_noise=0.5", "federation.client_depth=3"), "no features travel in training, so it has no effect; remove it"),
+        (
+            (*PRIVATE, "federation.split=true"),
+            "split training sends features and gets their gradients at each step",
+        ),
+        (
+            ("federation.feature_noise=0.5", "federation.client_depth=3"),
+            "no features travel in training, so it has no effect; remove it",
+        ),
         (("federation.privacy={clip_norm: 1.0}",), "federation.privacy.epsilon"),
     ],
 )
@@ -193,5 +272,8 @@ def test_what_privacy_cannot_cover_is_refused(overrides, text):
 
 def test_a_missing_accountant_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"needs an accountant that isn't installed; run `pip install 'tardis_fl\[privacy\]'`"):
+    with pytest.raises(
+        RunError,
+        match=r"needs an accountant that isn't installed; run `pip install 'tardis_fl\[privacy\]'`",
+    ):
         check_accountant()

@@ -13,7 +13,11 @@ VICTIM, ROUND = 1, "2"
 
 
 def _call(message, context):
-    if message.metadata.message_type == "train" and message.metadata.group_id == ROUND and context.node_config["partition-id"] == VICTIM:
+    if (
+        message.metadata.message_type == "train"
+        and message.metadata.group_id == ROUND
+        and context.node_config["partition-id"] == VICTIM
+    ):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(message, context)
 

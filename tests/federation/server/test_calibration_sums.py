@@ -12,30 +12,32 @@ from flwr.app import ArrayRecord
 from rich.console import Console
 
 from tardis_fl.config import parse_config
-from tardis_fl.deployment.scoring.temperatures import fit_temperatures
-from tardis_fl.deployment.thresholds.histograms import score_histograms, sweep_from_histograms
 from tardis_fl.deployment.scoring.policies import ScoringRule
-from tardis_fl.deployment.thresholds.targets import Target
+from tardis_fl.deployment.scoring.temperatures import fit_temperatures
 from tardis_fl.deployment.thresholds.choice import choose_thresholds
+from tardis_fl.deployment.thresholds.histograms import score_histograms, sweep_from_histograms
+from tardis_fl.deployment.thresholds.targets import Target
 from tardis_fl.early_exit.evaluation import FitTable
 from tardis_fl.early_exit.scoring.temperature_sums import POINTS
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.client import app as client_module
-from tardis_fl.federation.transport import messages
 from tardis_fl.federation.engines.inline import InlineGrid
+from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.weights import HeldWeights
+from tardis_fl.report.terminal import Screen
+from tardis_fl.workflows.experiment import simulate
 from tardis_fl.workflows.frontier import write_frontier
 from tardis_fl.workflows.redeploy import redeploy
-from tardis_fl.report.terminal import Screen
-from tardis_fl.simulate import simulate
 from tests.conftest import SMALL, small_config
 from tests.federation.conftest import Recorder, federate
 from tests.runs.test_resume import EVERYTHING, assert_same, run_until_killed
 
 SUMS = "federation.calibration=sums"
 UNEVEN = (
-    "federation.num_clients=4", "model.norm=batch_local", "federation.fleet=[{name: a, share: 0.5, depth: 1}, {name: b, share: 0.25, depth: 2}, {name: c, share: 0.25, depth: 3}]"
-)  # fmt: skip
+    "federation.num_clients=4",
+    "model.norm=batch_local",
+    "federation.fleet=[{name: a, share: 0.5, depth: 1}, {name: b, share: 0.25, depth: 2}, {name: c, share: 0.25, depth: 3}]",
+)
 
 
 def quiet():
@@ -45,10 +47,13 @@ def quiet():
 @pytest.mark.parametrize(
     "overrides",
     [
-        (), ("deployment.policy=margin", "deployment.feature_codec=float32"), ("deployment.policy=entropy", "deployment.ensemble=geometric"),
-        ("deployment.policy=patience", "deployment.feature_codec=3bit+zlib"), UNEVEN,
+        (),
+        ("deployment.policy=margin", "deployment.feature_codec=float32"),
+        ("deployment.policy=entropy", "deployment.ensemble=geometric"),
+        ("deployment.policy=patience", "deployment.feature_codec=3bit+zlib"),
+        UNEVEN,
     ],
-)  # fmt: skip
+)
 def test_sums_say_what_the_joined_tables_say(overrides):
     config = small_config(SUMS, *overrides)
     tables, trained = federate(small_config(*overrides)), federate(config)
@@ -61,8 +66,14 @@ def test_sums_say_what_the_joined_tables_say(overrides):
     expected = score_histograms(scoring.table_scores(calibrate), calibrate.correct()).to_arrays()
     for name, counts in trained.sums.histograms.to_arrays().items():
         assert np.array_equal(counts, expected[name]), name
-    assert (trained.sums.num_fit, trained.sums.num_calibrate) == (trained.num_fit, trained.sums.histograms.num_samples) == (len(fit), len(calibrate))
-    assert [record.validation for record in trained.rounds] == [record.validation for record in tables.rounds]
+    assert (
+        (trained.sums.num_fit, trained.sums.num_calibrate)
+        == (trained.num_fit, trained.sums.histograms.num_samples)
+        == (len(fit), len(calibrate))
+    )
+    assert [record.validation for record in trained.rounds] == [
+        record.validation for record in tables.rounds
+    ]
 
 
 def replies_of(monkeypatch, config):
@@ -83,12 +94,16 @@ def replies_of(monkeypatch, config):
 def test_what_travels_up_are_sums_whose_size_does_not_depend_on_the_number_of_samples(monkeypatch):
     array_bytes = []
     for count in (240, 720):
-        replies, trained = replies_of(monkeypatch, small_config(SUMS, f"data.synthetic.num_train={count}"))
+        replies, trained = replies_of(
+            monkeypatch, small_config(SUMS, f"data.synthetic.num_train={count}")
+        )
         assert messages.TABLES not in replies
         assert len(replies[messages.TEMPERATURES]) == 3 * 3
         for content in replies[messages.TEMPERATURES]:
             assert list(content) == [messages.METRICS]
-            assert {name: np.size(numbers) for name, numbers in content[messages.METRICS].items()} == {
+            assert {
+                name: np.size(numbers) for name, numbers in content[messages.METRICS].items()
+            } == {
                 "loss": 3 * POINTS,
                 "slope": 3 * POINTS,
                 "num_samples": 1,
@@ -98,7 +113,13 @@ def test_what_travels_up_are_sums_whose_size_does_not_depend_on_the_number_of_sa
             assert list(content) == [messages.METRICS]
             assert isinstance(content[messages.METRICS], ArrayRecord)
             shapes = {name: tuple(array.shape) for name, array in content[messages.METRICS].items()}
-            assert shapes == {"reached": (2, 1001), "right_here": (2, 1001), "right_next": (2, 1001), "right_last": (1,), "num_samples": (1,)}
+            assert shapes == {
+                "reached": (2, 1001),
+                "right_here": (2, 1001),
+                "right_next": (2, 1001),
+                "right_last": (1,),
+                "num_samples": (1,),
+            }
             array_bytes.append(messages.content_bytes(content))
         assert trained.sums.num_calibrate == 48 * count // 240
     assert all(sizes == array_bytes[0] for sizes in array_bytes)
@@ -109,7 +130,12 @@ def test_the_whole_network_travels_down_once_and_is_counted():
     extra = ("federation.evaluate_every=0", "federation.rounds=1")
     tables, trained = federate(small_config(*extra)), federate(small_config(SUMS, *extra))
     segments = list(trained.network)
-    held, whole = (sum(len(array.data) for array in messages.pack_tensors(HeldWeights(part).flatten()).values()) for part in (segments[:1], segments))
+    held, whole = (
+        sum(
+            len(array.data) for array in messages.pack_tensors(HeldWeights(part).flatten()).values()
+        )
+        for part in (segments[:1], segments)
+    )
     assert trained.ledger.down["weights"] - tables.ledger.down["weights"] == 3 * (whole - held)
     assert trained.ledger.up["weights"] == tables.ledger.up["weights"]
     assert trained.ledger.up["features"] < tables.ledger.up["features"]
@@ -119,8 +145,8 @@ def broken_client(monkeypatch, client, *, from_call, make):
     """Makes one client's sums for temperatures go wrong from one of its answers on."""
     original, calls = client_module.client_temperature_sums, []
 
-    def sums(workspace, shard, answers, grid):
-        record = original(workspace, shard, answers, grid)
+    def sums(resources, shard, answers, grid):
+        record = original(resources, shard, answers, grid)
         if shard.client == client:
             calls.append(1)
             if len(calls) >= from_call:
@@ -141,23 +167,36 @@ def out_of_memory(record):
 
 @pytest.mark.parametrize(("make", "kind"), [(no_numbers, "rejected"), (out_of_memory, "error")])
 @pytest.mark.parametrize("from_call", [1, 3])
-def test_a_client_that_fails_is_counted_and_all_sums_are_of_the_others(monkeypatch, from_call, make, kind):
+def test_a_client_that_fails_is_counted_and_all_sums_are_of_the_others(
+    monkeypatch, from_call, make, kind
+):
     tables = federate(small_config())
     broken_client(monkeypatch, 1, from_call=from_call, make=make)
     recorder = Recorder()
     trained = federate(small_config(SUMS, "federation.max_failed_fraction=0.4"), recorder)
-    assert [(failure.client, failure.stage, failure.kind) for failure in recorder.failures] == [(1, "calibrate", kind)]
+    assert [(failure.client, failure.stage, failure.kind) for failure in recorder.failures] == [
+        (1, "calibrate", kind)
+    ]
     assert trained.failures == {kind: 1}
     others = tables.fit.client_ids != 1
-    fit = FitTable(tables.fit.logits[:, others], tables.fit.labels[others], tables.fit.sample_ids[others], tables.fit.client_ids[others])
+    fit = FitTable(
+        tables.fit.logits[:, others],
+        tables.fit.labels[others],
+        tables.fit.sample_ids[others],
+        tables.fit.client_ids[others],
+    )
     np.testing.assert_allclose(trained.sums.temperatures, fit_temperatures(fit), rtol=1e-3)
-    assert (trained.sums.num_fit, trained.sums.num_calibrate) == (len(fit), int((tables.calibrate.client_ids != 1).sum()))
+    assert (trained.sums.num_fit, trained.sums.num_calibrate) == (
+        len(fit),
+        int((tables.calibrate.client_ids != 1).sum()),
+    )
 
 
 def test_too_many_failing_clients_end_the_run(monkeypatch):
     broken_client(monkeypatch, 2, from_call=2, make=no_numbers)
     with pytest.raises(
-        RunError, match=r"(?s)1 of 3 clients failed \(rejected updates: 1\).*in calibrate: temperature sums: got some that are not finite; rejected"
+        RunError,
+        match=r"(?s)1 of 3 clients failed \(rejected updates: 1\).*in calibrate: temperature sums: got some that are not finite; rejected",
     ):
         federate(small_config(SUMS))
 
@@ -166,17 +205,34 @@ def test_too_many_failing_clients_end_the_run(monkeypatch):
 def runs(tmp_path_factory):
     """The folders of two small runs, one with tables and one with sums, and their reports."""
     folder = tmp_path_factory.mktemp("runs")
-    return {name: (folder / name, simulate(small_config(f"federation.calibration={name}"), folder / name, quiet())) for name in ("tables", "sums")}
+    return {
+        name: (
+            folder / name,
+            simulate(small_config(f"federation.calibration={name}"), folder / name, quiet()),
+        )
+        for name in ("tables", "sums")
+    }
 
 
 def choices(config, report):
     """The thresholds chosen among all, on the joined table; the sweep of the histograms; and the threshold of the report, which is an edge of a bin."""
-    tables = federate(config.model_copy(update={"federation": config.federation.model_copy(update={"calibration": "tables"})}))
+    tables = federate(
+        config.model_copy(
+            update={"federation": config.federation.model_copy(update={"calibration": "tables"})}
+        )
+    )
     sums = federate(config).sums
     scores = ScoringRule(config.deployment.policy, sums.temperatures).table_scores(tables.calibrate)
-    found, (threshold,) = sweep_from_histograms(sums.histograms), set(report.operating_point.thresholds)
+    found, (threshold,) = (
+        sweep_from_histograms(sums.histograms),
+        set(report.operating_point.thresholds),
+    )
     assert threshold in found.thresholds
-    return choose_thresholds(tables.calibrate, scores, Target.from_config(config.deployment)), found, threshold
+    return (
+        choose_thresholds(tables.calibrate, scores, Target.from_config(config.deployment)),
+        found,
+        threshold,
+    )
 
 
 def test_a_whole_run_keeps_its_drop_as_cheaply_as_the_histograms_promise(runs):
@@ -192,8 +248,12 @@ def test_a_whole_run_keeps_its_drop_as_cheaply_as_the_histograms_promise(runs):
 
 def test_a_whole_run_on_many_samples_chooses_a_threshold_within_one_bin(tmp_path):
     config = small_config(
-        SUMS, "data.synthetic.num_train=3000", "data.calibration_fraction=0.6", "federation.rounds=1", "deployment.target_offload_rate=0.3"
-    )  # fmt: skip
+        SUMS,
+        "data.synthetic.num_train=3000",
+        "data.calibration_fraction=0.6",
+        "federation.rounds=1",
+        "deployment.target_offload_rate=0.3",
+    )
     report = simulate(config, tmp_path / "run", quiet())
     central, found, threshold = choices(config, report)
     below = np.searchsorted(found.thresholds, central.thresholds[0], side="right") - 1
@@ -208,8 +268,14 @@ def test_the_report_of_a_whole_run_is_complete(runs):
     assert report.dataset == other.dataset
     assert report.calibration.num_samples == report.dataset.num_calibration == 48
     assert [row.accuracy for row in report.exits] == [row.accuracy for row in other.exits]
-    assert [row.temperature for row in report.exits] == pytest.approx([row.temperature for row in other.exits], rel=1e-3)
-    assert [row.role for row in report.threshold_sweeps] == [row.role for row in other.threshold_sweeps] == ["calibrate", "test"]
+    assert [row.temperature for row in report.exits] == pytest.approx(
+        [row.temperature for row in other.exits], rel=1e-3
+    )
+    assert (
+        [row.role for row in report.threshold_sweeps]
+        == [row.role for row in other.threshold_sweeps]
+        == ["calibrate", "test"]
+    )
     assert report.to_json().keys() == other.to_json().keys()
     with np.load(folder / "exit_table.npz") as file:
         assert set(file["role"].tolist()) == {"test"}
@@ -229,11 +295,23 @@ def test_deploying_such_a_run_again_says_why_it_can_not(runs):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("deployment.target_offload_rate=0.37", "deployment.mixing=true", "deployment.feature_codec=4bit+zlib"),
-        ("deployment.bytes_budget=300", "deployment.policy=patience", "deployment.measure_codecs=[2bit]"),
-        ("deployment.latency_budget_ms=200", "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [wifi, 5g-us-2024]}", "deployment.ensemble=geometric"),
+        (
+            "deployment.target_offload_rate=0.37",
+            "deployment.mixing=true",
+            "deployment.feature_codec=4bit+zlib",
+        ),
+        (
+            "deployment.bytes_budget=300",
+            "deployment.policy=patience",
+            "deployment.measure_codecs=[2bit]",
+        ),
+        (
+            "deployment.latency_budget_ms=200",
+            "deployment.hardware={devices: [rpi-4b, xeon-8, v100], links: [wifi, 5g-us-2024]}",
+            "deployment.ensemble=geometric",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_targets_are_met_too(tmp_path, overrides):
     report = simulate(small_config(SUMS, *overrides), tmp_path / "run", quiet())
     assert report.calibration.num_samples == 48
@@ -243,7 +321,9 @@ def test_other_targets_are_met_too(tmp_path, overrides):
 def test_a_killed_run_ends_as_one_that_never_was(tmp_path):
     config = small_config(*EVERYTHING, SUMS)
     simulate(config, tmp_path / "whole", quiet())
-    for number, (method, count) in enumerate((("write_epoch_checkpoint", 3), ("write_exit_table", 1))):
+    for number, (method, count) in enumerate(
+        (("write_epoch_checkpoint", 3), ("write_exit_table", 1))
+    ):
         run_until_killed(config, tmp_path / str(number), method, count)
         simulate(config, tmp_path / str(number), quiet(), resume=True)
         assert_same(tmp_path / str(number), tmp_path / "whole")
@@ -256,13 +336,27 @@ POLICY = "wanted tables, or the policy max_softmax, margin, entropy or patience"
     ("overrides", "expected"),
     [
         (["deployment.policy=gain"], f"the policy 'gain' is fitted on tables; {POLICY}"),
-        (["deployment.policy=mine:surely"], f"clients don't know the function 'mine:surely'; {POLICY}"),
-        (["deployment.certificate={epsilon: 0.05}"], "a certificate needs the table of the calibrate role; wanted tables"),
-        (["deployment.thresholds=[0.5, 0.5]"], "of fixed thresholds the counts don't tell what they do; wanted tables, or a target to choose thresholds for"),
-        (["deployment.threshold_mode=per_exit"], "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared"),
+        (
+            ["deployment.policy=mine:surely"],
+            f"clients don't know the function 'mine:surely'; {POLICY}",
+        ),
+        (
+            ["deployment.certificate={epsilon: 0.05}"],
+            "a certificate needs the table of the calibrate role; wanted tables",
+        ),
+        (
+            ["deployment.thresholds=[0.5, 0.5]"],
+            "of fixed thresholds the counts don't tell what they do; wanted tables, or a target to choose thresholds for",
+        ),
+        (
+            ["deployment.threshold_mode=per_exit"],
+            "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared",
+        ),
     ],
 )
 def test_what_sums_can_not_do_is_refused_in_one_line(overrides, expected):
     with pytest.raises(ConfigError) as caught:
         parse_config(SMALL, overrides=[SUMS, *overrides])
-    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [f"federation.calibration: got sums; {expected}"]
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        f"federation.calibration: got sums; {expected}"
+    ]

@@ -10,12 +10,12 @@ from flwr.app import Error, Message
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.errors import RunError
 from tardis_fl.federation.client import app as client_app
-from tardis_fl.federation.transport import handshake as introductions
-from tardis_fl.federation.transport import exchange as mail
-from tardis_fl.federation.transport import messages
 from tardis_fl.federation.engines.inline import InlineGrid
-from tardis_fl.federation.transport.exchange import Mail
 from tardis_fl.federation.server.app import meet_nodes
+from tardis_fl.federation.transport import exchange as exchange
+from tardis_fl.federation.transport import handshake as handshakes
+from tardis_fl.federation.transport import messages
+from tardis_fl.federation.transport.exchange import MessageExchange
 from tests.conftest import small_config
 
 REAL = ("runtime.engine=deployment", "runtime.reply_timeout_s=0.5", "runtime.nodes_timeout_s=0.2")
@@ -26,7 +26,12 @@ class Connected(InlineGrid):
 
     def __init__(self, num_nodes, *, ids=None):
         super().__init__(client_app.app, num_nodes)
-        self.ids, self.silent, self.unreachable, self.requests = set(ids or range(1, num_nodes + 1)), set(), set(), {}
+        self.ids, self.silent, self.unreachable, self.requests = (
+            set(ids or range(1, num_nodes + 1)),
+            set(),
+            set(),
+            {},
+        )
 
     def get_node_ids(self):
         return sorted(self.ids)
@@ -38,16 +43,20 @@ class Connected(InlineGrid):
         return ids
 
     def pull_messages(self, message_ids):
-        nodes = {message_id: self.requests[message_id].metadata.dst_node_id for message_id in message_ids}
+        nodes = {
+            message_id: self.requests[message_id].metadata.dst_node_id for message_id in message_ids
+        }
         for message_id, node in nodes.items():
             if node in self.unreachable:
                 return [Message(Error(5, "Node unavailable"), reply_to=self.requests[message_id])]
-        return super().pull_messages([message_id for message_id, node in nodes.items() if node not in self.silent])
+        return super().pull_messages(
+            [message_id for message_id, node in nodes.items() if node not in self.silent]
+        )
 
 
 @pytest.fixture(autouse=True)
 def ask_again_at_once(monkeypatch):
-    monkeypatch.setattr(introductions, "SECONDS_BETWEEN_ATTEMPTS", 0.0)
+    monkeypatch.setattr(handshakes, "SECONDS_BETWEEN_ATTEMPTS", 0.0)
 
 
 def meet(grid, *overrides):
@@ -75,13 +84,17 @@ def test_a_silent_node_of_a_run_that_needs_it_is_named():
     grid = Connected(3)
     grid.silent.add(2)
     with pytest.raises(
-        RunError, match=r"1 of 3 connected nodes didn't tell which client they are within 0.5 s \(runtime.reply_timeout_s\); 2 can take part, wanted 3"
+        RunError,
+        match=r"1 of 3 connected nodes didn't tell which client they are within 0.5 s \(runtime.reply_timeout_s\); 2 can take part, wanted 3",
     ):
         meet(grid)
 
 
 def test_too_few_nodes_are_counted():
-    with pytest.raises(RunError, match=r"^2 nodes are connected after 0.2 s \(runtime.nodes_timeout_s\); wanted 3 \(one for each of federation.num_clients\)$"):
+    with pytest.raises(
+        RunError,
+        match=r"^2 nodes are connected after 0.2 s \(runtime.nodes_timeout_s\); wanted 3 \(one for each of federation.num_clients\)$",
+    ):
         meet(Connected(3, ids=[1, 2]))
 
 
@@ -111,10 +124,16 @@ def test_a_node_that_comes_back_as_another_client_is_that_client():
     fleet, notes = meet(grid := Connected(3), "runtime.min_nodes=1")
     grid.ids.discard(3)
     assert who_answers(fleet, 1) == [0, 1]
-    original, grid.pull_messages = grid.pull_messages, lambda ids: [as_client(reply, 1) for reply in original(ids)]
+    original, grid.pull_messages = (
+        grid.pull_messages,
+        lambda ids: [as_client(reply, 1) for reply in original(ids)],
+    )
     grid.ids.add(3)
     who_answers(fleet, 2)
-    assert notes[-1] == "node 3 joined as client 1, in place of 2; that one is connected too, so two nodes may have one partition-id"
+    assert (
+        notes[-1]
+        == "node 3 joined as client 1, in place of 2; that one is connected too, so two nodes may have one partition-id"
+    )
     assert [fleet.node_label(client) for client in range(3)] == [1, 3, None]
 
 
@@ -136,9 +155,15 @@ def test_a_node_beyond_the_clients_is_left_out_and_named():
 def test_where_all_that_are_there_are_needed_one_that_cannot_tell_ends_the_run_at_once():
     class Shifted(Connected):
         def pull_messages(self, message_ids):
-            return [as_client(reply, reply.content.config_records[messages.IDENTITY]["client"] + 1) for reply in super().pull_messages(message_ids)]
+            return [
+                as_client(reply, reply.content.config_records[messages.IDENTITY]["client"] + 1)
+                for reply in super().pull_messages(message_ids)
+            ]
 
-    with pytest.raises(RunError, match=r"node 3 can't take part, and 3 nodes are wanted \(one .*\): it says that it is client 3; wanted 0 to 2"):
+    with pytest.raises(
+        RunError,
+        match=r"node 3 can't take part, and 3 nodes are wanted \(one .*\): it says that it is client 3; wanted 0 to 2",
+    ):
         meet(Shifted(3), "runtime.nodes_timeout_s=600")
 
 
@@ -147,7 +172,9 @@ def test_two_nodes_of_one_client_end_the_run_at_the_start():
         def pull_messages(self, message_ids):
             return [as_client(reply, 1) for reply in super().pull_messages(message_ids)]
 
-    with pytest.raises(RunError, match="two nodes are client 1: give each node a partition-id of its own"):
+    with pytest.raises(
+        RunError, match="two nodes are client 1: give each node a partition-id of its own"
+    ):
         meet(Twins(3))
 
 
@@ -162,10 +189,16 @@ def test_a_node_that_is_lost_and_comes_back_before_the_start_is_one_client(back_
             return sorted(next(self.seen, {1, back_as, 3}))
 
         def pull_messages(self, message_ids):
-            return [as_client(reply, 1) if self.requests[reply.metadata.reply_to_message_id].metadata.dst_node_id == 4 else reply
-                    for reply in super().pull_messages(message_ids)]  # fmt: skip
+            return [
+                as_client(reply, 1)
+                if self.requests[reply.metadata.reply_to_message_id].metadata.dst_node_id == 4
+                else reply
+                for reply in super().pull_messages(message_ids)
+            ]
 
-    config = small_config(*REAL, "federation.num_clients=4", "runtime.min_nodes=3", "runtime.nodes_timeout_s=2")
+    config = small_config(
+        *REAL, "federation.num_clients=4", "runtime.min_nodes=3", "runtime.nodes_timeout_s=2"
+    )
     fleet = meet_nodes(Flickering(4), config, load_dataset(config), print)
     assert [fleet.node_label(client) for client in range(3)] == [1, back_as, 3]
 
@@ -180,7 +213,10 @@ def test_an_answer_that_cannot_be_read_shuts_out_its_node_alone():
             return replies
 
     fleet, notes = meet(Odd(3), "runtime.min_nodes=2")
-    assert "node 3 isn't asked, since it can't tell which client it is: its answer can't be read (TypeError" in notes[0]
+    assert (
+        "node 3 isn't asked, since it can't tell which client it is: its answer can't be read (TypeError"
+        in notes[0]
+    )
     assert who_answers(fleet) == [0, 1]
 
 
@@ -201,12 +237,12 @@ class Hanging:
 
 
 def test_a_reply_that_never_comes_whole_holds_up_no_other(monkeypatch):
-    monkeypatch.setattr(mail, "PATIENCE_SECONDS", 0.1)
-    post = Mail(grid := Hanging(), real=True)
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.1)
+    post = MessageExchange(grid := Hanging(), real=True)
     assert list(post.arrived(["a", "b", "c"])) == ["reply to b"]
     assert list(post.arrived(["a", "c"])) == []
     grid.over.set()
-    monkeypatch.setattr(mail, "PATIENCE_SECONDS", 60)
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 60)
     while not (came := list(post.arrived(["a", "c"]))):
         pass
     assert came == ["reply to a"]
@@ -218,14 +254,20 @@ def test_what_goes_wrong_in_fetching_is_raised_where_it_is_waited_for():
             raise RunError("the run was stopped")
 
     with pytest.raises(RunError, match="the run was stopped"):
-        list(Mail(Broken(), real=True).arrived(["a"]))
+        list(MessageExchange(Broken(), real=True).arrived(["a"]))
 
 
 class DyingWhileItSends:
     """Passes on to an inline grid; the reply of node 2 to anything but who it is never comes whole."""
 
     def __init__(self, num_nodes):
-        self.inner, self.over, self.stuck, self.lock, self.refuses = Connected(num_nodes), threading.Event(), set(), threading.Lock(), False
+        self.inner, self.over, self.stuck, self.lock, self.refuses = (
+            Connected(num_nodes),
+            threading.Event(),
+            set(),
+            threading.Lock(),
+            False,
+        )
 
     def get_node_ids(self):
         return self.inner.get_node_ids()
@@ -233,7 +275,11 @@ class DyingWhileItSends:
     def push_messages(self, messages):
         sent = list(messages)
         ids = self.inner.push_messages(sent)
-        self.stuck |= {i for i, m in zip(ids, sent, strict=True) if m.metadata.dst_node_id == 2 and m.metadata.message_type != "query.identify"}
+        self.stuck |= {
+            i
+            for i, m in zip(ids, sent, strict=True)
+            if m.metadata.dst_node_id == 2 and m.metadata.message_type != "query.identify"
+        }
         self.ttls = [message.metadata.ttl for message in sent]
         return [None if self.refuses and i in self.stuck else i for i in ids]
 
@@ -246,14 +292,16 @@ class DyingWhileItSends:
 
 
 def test_a_node_that_dies_while_it_sends_drops_out_alone(monkeypatch):
-    monkeypatch.setattr(mail, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.2)
     fleet, _ = meet(grid := DyingWhileItSends(3))
     replies = list(fleet.ask(messages.STATISTICS, [0, 1, 2], round_number=1))
     assert [reply.kind for reply in replies] == ["error", "dropout", "error"]
     assert replies[1].error == "no answer within 0.5 s (runtime.reply_timeout_s)"
     assert not grid.over.is_set()
-    assert not fleet._mail._slow  # the reply isn't kept when it comes after all
-    assert grid.ttls == [pytest.approx(60.5)] * 3  # a node that comes back later isn't to work for a round that is over
+    assert not fleet._exchange._slow  # the reply isn't kept when it comes after all
+    assert (
+        grid.ttls == [pytest.approx(60.5)] * 3
+    )  # a node that comes back later isn't to work for a round that is over
     grid.over.set()
 
 
@@ -261,5 +309,8 @@ def test_a_request_that_flower_does_not_take_is_a_dropout():
     fleet, _ = meet(grid := DyingWhileItSends(3))
     grid.refuses = True
     replies = list(fleet.ask(messages.STATISTICS, [0, 1, 2], round_number=1))
-    assert [(reply.kind, reply.error) for reply in replies][1] == ("dropout", "Flower's SuperLink didn't take the request")
+    assert [(reply.kind, reply.error) for reply in replies][1] == (
+        "dropout",
+        "Flower's SuperLink didn't take the request",
+    )
     assert [reply.kind for reply in replies][::2] == ["error", "error"]

@@ -9,12 +9,23 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.deployment.thresholds.certificates.losses import LOSSES, Loss, exit_losses, loss_sums, worst_from_here
+from tardis_fl.deployment.thresholds.certificates.losses import (
+    LOSSES,
+    Loss,
+    exit_losses,
+    loss_sums,
+    worst_from_here,
+)
 from tardis_fl.deployment.thresholds.certificates.promise import promise_in_words
-from tardis_fl.deployment.thresholds.certificates.pvalues import binomial, check_share, hoeffding_bentkus, smallest_n
+from tardis_fl.deployment.thresholds.certificates.pvalues import (
+    binomial,
+    check_share,
+    hoeffding_bentkus,
+    smallest_n,
+)
 from tardis_fl.deployment.thresholds.sweep import checked_scores
-from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTable
+from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
 from tardis_fl.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -27,12 +38,14 @@ class CertificateRequest:
     """What is to be certified.
 
     Attributes:
-        method: ltt: Learn-then-Test by fixed sequence with the exact binomial test, for losses of 0 and 1; hoeffding_bentkus: the
-            same with the Hoeffding-Bentkus bound, for any loss in [0, 1]; conformal: conformal risk control, on average only.
+        method: ltt: Learn-then-Test by fixed sequence with the exact binomial test, for losses of 0
+            and 1; hoeffding_bentkus: the same with the Hoeffding-Bentkus bound, for any loss in [0,
+            1]; conformal: conformal risk control, on average only.
         loss: See `exit_losses`.
         epsilon: Largest risk (mean loss) to allow.
         delta: Largest probability that the promise is broken; not looked at by conformal.
-        groups: marginal: the risk over all samples; class, client: that of each class or client, each tested at delta / groups.
+        groups: marginal: the risk over all samples; class, client: that of each class or client,
+            each tested at delta / groups.
 
     Raises:
         ValueError: A value is unknown or outside (0, 1), or the method isn't for the loss.
@@ -47,11 +60,15 @@ class CertificateRequest:
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("loss", LOSSES), ("groups", GROUPS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"certificate {name}: got {getattr(self, name)!r}; wanted one of {', '.join(known)}")
+                raise ValueError(
+                    f"certificate {name}: got {getattr(self, name)!r}; wanted one of {', '.join(known)}"
+                )
         check_share("epsilon", self.epsilon)
         check_share("delta", self.delta)
         if self.method == "ltt" and self.loss == "brier":
-            raise ValueError("certificate loss: got 'brier' with the method 'ltt', whose binomial test is for losses of 0 and 1; wanted 'hoeffding_bentkus'")
+            raise ValueError(
+                "certificate loss: got 'brier' with the method 'ltt', whose binomial test is for losses of 0 and 1; wanted 'hoeffding_bentkus'"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,17 +105,21 @@ def default_grid(points: int = GRID_POINTS) -> Floats:
     return np.arange(points, -1, -1) / points
 
 
-def grid_from_fit(table: FitTable, scores: npt.NDArray[np.float64], points: int = GRID_POINTS) -> Floats:
+def grid_from_fit(
+    table: FitTable, scores: npt.NDArray[np.float64], points: int = GRID_POINTS
+) -> Floats:
     """Returns about `points` thresholds at which equal shares of the fit role leave for the next tier, in descending order.
 
-    A guarantee takes the grid as given. One made of the calibrate role's own scores would depend on the samples that it is
-    tested on; the fit role is disjoint from them.
+    A guarantee takes the grid as given. One made of the calibrate role's own scores would depend on
+    the samples that it is tested on; the fit role is disjoint from them.
 
     Raises:
         TypeError: The table isn't of the fit role.
     """
     if not isinstance(table, FitTable):
-        raise TypeError(f"the grid of a certificate comes from the fit role or is fixed in advance, got a table of the role {table.role!r}")
+        raise TypeError(
+            f"the grid of a certificate comes from the fit role or is fixed in advance, got a table of the role {table.role!r}"
+        )
     reached = np.unique(np.maximum.accumulate(checked_scores(scores, table), axis=0))
     if len(reached) > points:
         reached = reached[np.linspace(0, len(reached) - 1, points).round().astype(int)]
@@ -113,26 +134,37 @@ def check_enough(num_samples: int, request: CertificateRequest) -> None:
     """
     least = smallest_n(request.epsilon, request.delta, request.method)
     if num_samples < least:
-        at = f"an epsilon of {request.epsilon:g}" + (f" and a delta of {request.delta:g}" if request.method != "conformal" else "")
-        raise DataError(f"calibration has {num_samples} samples; a certificate at {at} needs at least {least}")
+        at = f"an epsilon of {request.epsilon:g}" + (
+            f" and a delta of {request.delta:g}" if request.method != "conformal" else ""
+        )
+        raise DataError(
+            f"calibration has {num_samples} samples; a certificate at {at} needs at least {least}"
+        )
 
 
 def certify(
-    table: CalibrationTable, scores: npt.NDArray[np.float64], request: CertificateRequest, *,
-    grid: npt.NDArray[np.float64] | None = None, temperatures: Sequence[float] | None = None,
-) -> Certificate:  # fmt: skip
+    table: CalibrationTable,
+    scores: npt.NDArray[np.float64],
+    request: CertificateRequest,
+    *,
+    grid: npt.NDArray[np.float64] | None = None,
+    temperatures: Sequence[float] | None = None,
+) -> Certificate:
     """Returns the lowest shared threshold of a grid that can be certified.
 
-    Thresholds are tested from never exiting downwards. Learn-then-Test (Angelopoulos et al. 2021) rejects "the risk is above
-    epsilon" while the p-value is at most delta, stops at the first that it can't reject, and uses the last rejected one. With
-    groups every group has to be rejected at delta / groups (Bonferroni). Conformal risk control (Angelopoulos et al. 2022)
-    goes down while n / (n + 1) R + 1 / (n + 1) <= epsilon, with losses made monotone by each sample's running maximum.
+    Thresholds are tested from never exiting downwards. Learn-then-Test (Angelopoulos et al. 2021)
+    rejects "the risk is above epsilon" while the p-value is at most delta, stops at the first that
+    it can't reject, and uses the last rejected one. With groups every group has to be rejected at
+    delta / groups (Bonferroni). Conformal risk control (Angelopoulos et al. 2022) goes down while n
+    / (n + 1) R + 1 / (n + 1) <= epsilon, with losses made monotone by each sample's running
+    maximum.
 
     Args:
         table: The calibrate role, each sample drawn independently from what the promise is about.
         scores: Of its early exits (exits - 1, N).
         request: What to certify.
-        grid: Thresholds that don't depend on the calibrate role (`default_grid`, which is taken for None, or `grid_from_fit`).
+        grid: Thresholds that don't depend on the calibrate role (`default_grid`, which is taken for
+            None, or `grid_from_fit`).
         temperatures: One an exit, for the loss brier.
 
     Raises:
@@ -141,12 +173,18 @@ def certify(
         DataError: So few samples that no certificate can come out, whatever they say.
     """
     if not isinstance(table, CalibrationTable):
-        raise TypeError(f"certificates are made on the calibrate role only, got a table of the role {table.role!r}")
+        raise TypeError(
+            f"certificates are made on the calibrate role only, got a table of the role {table.role!r}"
+        )
     scores = checked_scores(scores, table)
     check_enough(len(table), request)
-    candidates = np.unique(default_grid() if grid is None else np.asarray(grid, dtype=np.float64))[::-1]
+    candidates = np.unique(default_grid() if grid is None else np.asarray(grid, dtype=np.float64))[
+        ::-1
+    ]
     if len(candidates) == 0 or not ((candidates >= 0) & (candidates <= NEVER_EXIT)).all():
-        raise ValueError("grid: got no thresholds, or some outside [0, 1]; wanted at least one, all in [0, 1]")
+        raise ValueError(
+            "grid: got no thresholds, or some outside [0, 1]; wanted at least one, all in [0, 1]"
+        )
     losses = exit_losses(table, request.loss, temperatures)
     groups = group_rows(table, request.groups)
     delta = request.delta / len(groups)
@@ -155,11 +193,26 @@ def certify(
     if small:
         name, count = min(small, key=lambda group: group[1])
         more = f", and {len(small) - 1} more groups are too small" if len(small) > 1 else ""
-        chosen, reason = 0, f"{name} has {count} samples in the calibrate role; a certificate for each of {len(groups)} groups needs at least {needed}{more}"
+        chosen, reason = (
+            0,
+            f"{name} has {count} samples in the calibrate role; a certificate for each of {len(groups)} groups needs at least {needed}{more}",
+        )
     else:
         bounded = worst_from_here(scores, losses) if request.method == "conformal" else losses
-        passed = np.stack([_passes(request, loss_sums(scores[:, rows], bounded[:, rows], candidates), len(rows), delta) for rows in groups.values()])
-        chosen = int(np.append(passed.all(axis=0), False).argmin())  # thresholds before the first that isn't passed
+        passed = np.stack(
+            [
+                _passes(
+                    request,
+                    loss_sums(scores[:, rows], bounded[:, rows], candidates),
+                    len(rows),
+                    delta,
+                )
+                for rows in groups.values()
+            ]
+        )
+        chosen = int(
+            np.append(passed.all(axis=0), False).argmin()
+        )  # thresholds before the first that isn't passed
         reason = ""
         if chosen == 0:
             failed = next(name for name, row in zip(groups, passed, strict=True) if not row[0])
@@ -167,15 +220,34 @@ def certify(
     threshold = float(candidates[chosen - 1]) if chosen else NEVER_EXIT
     risk = float(loss_sums(scores, losses, np.asarray([threshold]))[0]) / len(table)
     promise = promise_in_words(
-        request.method, request.loss, request.groups, epsilon=request.epsilon, delta=request.delta,
-        num_samples=len(table), num_groups=len(groups), reason=reason,
-    )  # fmt: skip
+        request.method,
+        request.loss,
+        request.groups,
+        epsilon=request.epsilon,
+        delta=request.delta,
+        num_samples=len(table),
+        num_groups=len(groups),
+        reason=reason,
+    )
     return Certificate(
-        request.method, request.loss, request.groups, request.epsilon, request.delta, len(table), len(groups), threshold, chosen == 0, reason, risk, promise,
-    )  # fmt: skip
+        request.method,
+        request.loss,
+        request.groups,
+        request.epsilon,
+        request.delta,
+        len(table),
+        len(groups),
+        threshold,
+        chosen == 0,
+        reason,
+        risk,
+        promise,
+    )
 
 
-def _passes(request: CertificateRequest, sums: Floats, n: int, delta: float) -> npt.NDArray[np.bool_]:
+def _passes(
+    request: CertificateRequest, sums: Floats, n: int, delta: float
+) -> npt.NDArray[np.bool_]:
     """Tests each threshold for one group (M,)."""
     if request.method == "conformal":
         return (sums + 1) / (n + 1) <= request.epsilon
@@ -193,6 +265,8 @@ def group_rows(table: ExitTable, groups: str) -> dict[str, npt.NDArray[np.int64]
         return {"all samples": np.arange(len(table))}
     values = table.labels if groups == "class" else table.client_ids
     if (values < 0).any():
-        raise ValueError(f"certificate groups: {int((values < 0).sum())} of {len(table)} samples have no {groups}; wanted one for each, or the groups marginal")
+        raise ValueError(
+            f"certificate groups: {int((values < 0).sum())} of {len(table)} samples have no {groups}; wanted one for each, or the groups marginal"
+        )
     members = range(table.logits.shape[2]) if groups == "class" else np.unique(values).tolist()
     return {f"{groups} {member}": np.flatnonzero(values == member) for member in members}

@@ -47,8 +47,12 @@ class Evaluation:
 
 
 def evaluate_certificate(
-    certificate: Certificate, table: ExitTable, scores: npt.NDArray[np.float64], *, temperatures: Sequence[float] | None = None
-) -> Evaluation:  # fmt: skip
+    certificate: Certificate,
+    table: ExitTable,
+    scores: npt.NDArray[np.float64],
+    *,
+    temperatures: Sequence[float] | None = None,
+) -> Evaluation:
     """Measures the risk of a certified threshold on a table it wasn't chosen on, usually the test role.
 
     Args:
@@ -58,13 +62,19 @@ def evaluate_certificate(
         temperatures: One an exit, for the loss brier.
 
     Raises:
-        ValueError: The table is empty, scores don't fit it, or the loss needs labels that are missing.
+        ValueError: The table is empty, scores don't fit it, or the loss needs labels that are
+            missing.
     """
     if len(table) == 0:
         raise ValueError("a certificate can't be evaluated on no samples")
     exits = decide(checked_scores(scores, table), [certificate.threshold] * (table.num_exits - 1))
     losses = exit_losses(table, certificate.loss, temperatures)[exits, np.arange(len(table))]
-    return Evaluation(float(losses.mean()), len(table), _worst(losses, table.labels), _worst(losses, table.client_ids))
+    return Evaluation(
+        float(losses.mean()),
+        len(table),
+        _worst(losses, table.labels),
+        _worst(losses, table.client_ids),
+    )
 
 
 def _worst(losses: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> GroupRisk | None:

@@ -19,12 +19,15 @@ LOSSES = ("accuracy_gap", "consistency", "brier")
 Floats = npt.NDArray[np.float64]
 
 
-def exit_losses(table: ExitTable, loss: Loss, temperatures: Sequence[float] | None = None) -> Floats:
+def exit_losses(
+    table: ExitTable, loss: Loss, temperatures: Sequence[float] | None = None
+) -> Floats:
     """Returns the loss of answering each sample at each exit (exits, N).
 
     - accuracy_gap: 1 where the exit is wrong and the last exit right, else 0.
     - consistency: 1 where the exit says another class than the last exit; labels aren't looked at.
-    - brier: max(0, b_exit - b_last) / 2, with the Brier score b = sum over classes of (p - 1[label])^2, which lies in [0, 2].
+    - brier: max(0, b_exit - b_last) / 2, with the Brier score b = sum over classes of (p -
+      1[label])^2, which lies in [0, 2].
 
     Args:
         table: Any role.
@@ -41,13 +44,21 @@ def exit_losses(table: ExitTable, loss: Loss, temperatures: Sequence[float] | No
         return (answers != answers[-1]).astype(np.float64)
     unlabelled = int((table.labels < 0).sum())
     if unlabelled:
-        raise ValueError(f"loss {loss}: {unlabelled} of {len(table)} samples have no label; wanted all labelled, or the loss consistency")
+        raise ValueError(
+            f"loss {loss}: {unlabelled} of {len(table)} samples have no label; wanted all labelled, or the loss consistency"
+        )
     if loss == "accuracy_gap":
         correct = table.correct()
         return (~correct & correct[-1]).astype(np.float64)
-    scales = np.ones(table.num_exits) if temperatures is None else np.asarray(temperatures, dtype=np.float64)
+    scales = (
+        np.ones(table.num_exits)
+        if temperatures is None
+        else np.asarray(temperatures, dtype=np.float64)
+    )
     if scales.shape != (table.num_exits,):
-        raise ValueError(f"temperatures: got {len(scales)}; wanted one for each of {table.num_exits} exits")
+        raise ValueError(
+            f"temperatures: got {len(scales)}; wanted one for each of {table.num_exits} exits"
+        )
     apart = softmax(table.logits / scales[:, None, None], axis=2)
     apart[:, np.arange(len(table)), table.labels] -= 1
     scores = (apart**2).sum(axis=2)
@@ -57,8 +68,9 @@ def exit_losses(table: ExitTable, loss: Loss, temperatures: Sequence[float] | No
 def loss_sums(scores: Floats, losses: Floats, grid: Floats) -> Floats:
     """Returns the sum of losses over all samples at each shared threshold (M,), by sorted cumulative sums, O(N log N + M log N).
 
-    With m_k the largest score up to exit k, exit k answers where m_{k-1} < threshold <= m_k; so the sum is that of
-    losses[k] - losses[k + 1] over all m_k >= threshold, over all early exits k, the last exit's loss being 0.
+    With m_k the largest score up to exit k, exit k answers where m_{k-1} < threshold <= m_k; so the
+    sum is that of losses[k] - losses[k + 1] over all m_k >= threshold, over all early exits k, the
+    last exit's loss being 0.
 
     Args:
         scores: Of the early exits (exits - 1, N).
@@ -66,7 +78,9 @@ def loss_sums(scores: Floats, losses: Floats, grid: Floats) -> Floats:
         grid: Thresholds (M,).
     """
     total = np.zeros(len(grid))
-    for reached, step in zip(np.maximum.accumulate(scores, axis=0), losses[:-1] - losses[1:], strict=True):
+    for reached, step in zip(
+        np.maximum.accumulate(scores, axis=0), losses[:-1] - losses[1:], strict=True
+    ):
         order = np.argsort(reached)
         below = np.concatenate([[0.0], np.cumsum(step[order])])
         total += below[-1] - below[np.searchsorted(reached[order], grid, side="left")]
@@ -76,8 +90,8 @@ def loss_sums(scores: Floats, losses: Floats, grid: Floats) -> Floats:
 def worst_from_here(scores: Floats, losses: Floats) -> Floats:
     """Makes losses monotone in the threshold: each sample's largest loss over this and all higher thresholds (exits, N).
 
-    This is the running maximum which conformal risk control asks for. Only exits that some threshold uses count: exit k
-    where its score is above those of all exits before.
+    This is the running maximum which conformal risk control asks for. Only exits that some
+    threshold uses count: exit k where its score is above those of all exits before.
     """
     reached = np.maximum.accumulate(scores, axis=0)
     worst = losses.copy()

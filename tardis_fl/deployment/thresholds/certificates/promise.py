@@ -9,7 +9,17 @@ _LOSSES = {
 }
 
 
-def promise_in_words(method: str, loss: str, groups: str, *, epsilon: float, delta: float, num_samples: int, num_groups: int, reason: str) -> str:
+def promise_in_words(
+    method: str,
+    loss: str,
+    groups: str,
+    *,
+    epsilon: float,
+    delta: float,
+    num_samples: int,
+    num_groups: int,
+    reason: str,
+) -> str:
     """Returns the sentences that stand beside a certificate.
 
     Args:
@@ -22,7 +32,11 @@ def promise_in_words(method: str, loss: str, groups: str, *, epsilon: float, del
         return f"Nothing could be certified: {reason}. No sample is answered early, so the network answers as without early exits."
     limit = f"{100 * epsilon:g} %"
     what = _LOSSES[loss]
-    of_each = "" if groups == "marginal" else f" of each {'class' if groups == 'class' else 'client in the calibrate role'}"
+    of_each = (
+        ""
+        if groups == "marginal"
+        else f" of each {'class' if groups == 'class' else 'client in the calibrate role'}"
+    )
     same = "new samples are drawn as the calibration samples were"
     if method == "conformal":
         core = f"On average over draws of the {num_samples} calibration samples, {what}{of_each} is at most {limit}"
@@ -31,5 +45,11 @@ def promise_in_words(method: str, loss: str, groups: str, *, epsilon: float, del
         each = f" for all {num_groups} of them together" if groups != "marginal" else ""
         core = f"With a probability of at least {100 * (1 - delta):g} % over draws of the {num_samples} calibration samples, {what}{of_each} is at most {limit}{each}"
         limits = f"in up to {100 * delta:g} % of such calibrations it is exceeded"
-    conditional = " It is a mean over all samples: a single class or client may fare worse." if groups == "marginal" else ""
-    return f"{core}, provided that {same}; {limits}.{conditional} It says nothing of data that drift."
+    conditional = (
+        " It is a mean over all samples: a single class or client may fare worse."
+        if groups == "marginal"
+        else ""
+    )
+    return (
+        f"{core}, provided that {same}; {limits}.{conditional} It says nothing of data that drift."
+    )

@@ -23,9 +23,12 @@ def binomial(loss_sums: Floats, n: int, epsilon: float) -> Floats:
 
 
 def hoeffding_bentkus(loss_sums: Floats, n: int, epsilon: float) -> Floats:
-    """P-values for losses in [0, 1] (Bates et al. 2021, section 3.1.2; Angelopoulos et al. 2021, Learn then Test, proposition 2).
+    """P-values for losses in [0, 1] (Bates et al.
 
-    min(exp(-n h(min(R, epsilon), epsilon)), e BinomCDF(ceil(n R); n, epsilon)) with h(a, b) = a log(a / b) + (1 - a) log((1 - a) / (1 - b)).
+    2021, section 3.1.2; Angelopoulos et al. 2021, Learn then Test, proposition 2).
+
+    min(exp(-n h(min(R, epsilon), epsilon)), e BinomCDF(ceil(n R); n, epsilon)) with h(a, b) = a
+    log(a / b) + (1 - a) log((1 - a) / (1 - b)).
 
     Args:
         loss_sums: (...) sums of the n losses.
@@ -34,15 +37,25 @@ def hoeffding_bentkus(loss_sums: Floats, n: int, epsilon: float) -> Floats:
     """
     risk = np.clip(np.asarray(loss_sums, dtype=np.float64) / n, 0, epsilon)
     with np.errstate(divide="ignore", invalid="ignore"):
-        divergence = np.where(risk > 0, risk * np.log(risk / epsilon), 0) + (1 - risk) * np.log((1 - risk) / (1 - epsilon))
-    whole = np.minimum(np.ceil(np.asarray(loss_sums) - 1e-9), n)  # a sum of floats may lie a rounding above a whole number
-    return np.minimum(np.minimum(np.exp(-n * np.maximum(divergence, 0)), math.e * bdtr(np.maximum(whole, 0), n, epsilon)), 1)
+        divergence = np.where(risk > 0, risk * np.log(risk / epsilon), 0) + (1 - risk) * np.log(
+            (1 - risk) / (1 - epsilon)
+        )
+    whole = np.minimum(
+        np.ceil(np.asarray(loss_sums) - 1e-9), n
+    )  # a sum of floats may lie a rounding above a whole number
+    return np.minimum(
+        np.minimum(
+            np.exp(-n * np.maximum(divergence, 0)), math.e * bdtr(np.maximum(whole, 0), n, epsilon)
+        ),
+        1,
+    )
 
 
 def smallest_n(epsilon: float, delta: float, method: str = "ltt") -> int:
     """Returns the fewest samples with which anything can be certified: no loss seen, (1 - epsilon)^n <= delta.
 
-    230, 114 and 45 for an epsilon of 1, 2 and 5 % at a delta of 0.1. Conformal risk control needs 1 / (n + 1) <= epsilon.
+    230, 114 and 45 for an epsilon of 1, 2 and 5 % at a delta of 0.1. Conformal risk control needs 1
+    / (n + 1) <= epsilon.
 
     Raises:
         ValueError: Epsilon or delta is outside (0, 1).

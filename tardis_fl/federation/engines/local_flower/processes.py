@@ -39,22 +39,36 @@ class Program:
     _process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Program:
+    def start(
+        cls, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    ) -> Program:
         """Starts a program of this Python's installation in a session of its own, so that Ctrl-C reaches us alone.
 
         Raises:
             RunError: It isn't there.
         """
         folder = Path(sys.executable).parent
-        variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}", **QUIET, **environment}
+        variables = {
+            **os.environ,
+            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
+            **QUIET,
+            **environment,
+        }
         try:
             with open(log, "wb") as file:
                 process = subprocess.Popen(
-                    [str(folder / command[0]), *command[1:]], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables,
-                    start_new_session=True, preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-                )  # fmt: skip
+                    [str(folder / command[0]), *command[1:]],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env=variables,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                )
         except OSError as error:
-            raise RunError(f"{command[0]} can't be started ({error.strerror or error}); is Flower installed beside {sys.executable}?") from None
+            raise RunError(
+                f"{command[0]} can't be started ({error.strerror or error}); is Flower installed beside {sys.executable}?"
+            ) from None
         return cls(name, log, environment.get("FLWR_HOME"), process)
 
     @property
@@ -76,18 +90,27 @@ class Program:
         began = time.monotonic()
         while time.monotonic() - began < SECONDS_TO_START:
             if self.exit_code is not None:
-                raise RunError(f"the {self.name} ended at once with code {self.exit_code}. The end of its log:\n{self.last_lines()}")
+                raise RunError(
+                    f"the {self.name} ended at once with code {self.exit_code}. The end of its log:\n{self.last_lines()}"
+                )
             if is_listening(port):
                 return
             time.sleep(0.1)
-        raise RunError(f"the {self.name} doesn't answer at port {port} after {SECONDS_TO_START:g} s. The end of its log:\n{self.last_lines()}")
+        raise RunError(
+            f"the {self.name} doesn't answer at port {port} after {SECONDS_TO_START:g} s. The end of its log:\n{self.last_lines()}"
+        )
 
     def last_lines(self) -> str:
         """Returns the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:])
 
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "NO_COLOR": "1",
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 def _end_with_parent() -> None:
@@ -98,7 +121,11 @@ def _end_with_parent() -> None:
 def end_all(programs: Sequence[Program]) -> None:
     """Ends programs and everything that they have started, first politely; also what a program left that was killed."""
     homes = {program.home for program in programs} - {None}
-    processes = [process for process in psutil.process_iter(["environ"]) if (process.info["environ"] or {}).get("FLWR_HOME") in homes]
+    processes = [
+        process
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get("FLWR_HOME") in homes
+    ]
     for program in programs:
         try:
             found = psutil.Process(program.pid)
