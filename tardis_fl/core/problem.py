@@ -97,30 +97,30 @@ def wanted_value(detail: Mapping[str, Any]) -> Problem:
         Its path is the error's location.
     """
     path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "missing":
+        return Problem(path, "nothing", "wanted this key: it has no default")
+    return Problem(path, describe(detail.get("input")), f"wanted {_wanted_form(detail)}")
+
+
+def _wanted_form(detail: Mapping[str, Any]) -> str:
     kind = detail["type"]
     got = detail.get("input")
     context = detail.get("ctx", {})
-    if kind == "missing":
-        return Problem(path, "nothing", "wanted this key: it has no default")
     if kind in SCALAR_NAMES:
-        return Problem(path, describe(got), f"wanted {SCALAR_NAMES[kind]}{_number_hint(kind, got)}")
+        return f"{SCALAR_NAMES[kind]}{_number_hint(kind, got)}"
     if kind in ("too_short", "too_long"):
         length = context.get("min_length", context.get("max_length"))
-        bound = "least" if kind == "too_short" else "most"
-        return Problem(path, describe(got), f"wanted at {bound} {length} entries")
+        return f"at {'least' if kind == 'too_short' else 'most'} {length} entries"
     if kind == "literal_error":
         choices = re.findall(r"'([^']+)'", context["expected"])
-        return Problem(
-            path, describe(got), f"wanted {context['expected']}{did_you_mean(got, choices)}"
-        )
+        return f"{context['expected']}{did_you_mean(got, choices)}"
     if kind == "value_error":
-        wanted = str(context["error"]).partition("wanted ")[2] or str(context["error"])
-        return Problem(path, describe(got), f"wanted {wanted}")
+        message = str(context["error"])
+        return message.partition("wanted ")[2] or message
     if kind == "string_pattern_mismatch":
-        message = "letters, digits, '.', '_' and '-', with a letter or digit first"
-        return Problem(path, describe(got), f"wanted {message}")
-    message = detail["msg"].replace("Input should be ", "").replace("Value should ", "")
-    return Problem(path, describe(got), f"wanted {message}")
+        return "letters, digits, '.', '_' and '-', with a letter or digit first"
+    message = str(detail["msg"])
+    return message.replace("Input should be ", "").replace("Value should ", "")
 
 
 def _number_hint(kind: str, got: object) -> str:
