@@ -417,12 +417,12 @@ def export_onnx(
     with _errors_for_people():
         import torch
 
-        from tardis_fl.core.user_functions import imported
+        from tardis_fl.core.importing import import_callable
         from tardis_fl.deployment.bundles.artefacts import read_manifest
         from tardis_fl.deployment.bundles.onnx_export import compare_onnx
         from tardis_fl.deployment.bundles.onnx_export import export_onnx as export
 
-        build = imported(factory, "--factory") if factory else None
+        build = import_callable(factory, "--factory") if factory else None
         for path in export(folder, build):
             print(path)
         images = torch.randn(

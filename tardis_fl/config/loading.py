@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tardis_fl.config.checks.consistency import Problem, inconsistencies
+from tardis_fl.config.checks.consistency import inconsistencies
 from tardis_fl.config.deployment import TARGETS
 from tardis_fl.config.schema import Config
+from tardis_fl.core.problem import NUMBER_IN_TEXT, Problem, describe, wanted_value
 from tardis_fl.errors import ConfigError
-
-NUMBER_IN_TEXT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-SCALAR_NAMES = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "model_type": "a group of keys",
-    "model_attributes_type": "a group of keys",
-    "dict_type": "a group of keys",
-}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -90,7 +77,7 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], list[Problem]]:
         loader.dispose()
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{source}: got {_describe(raw)}; wanted the keys {', '.join(Config.model_fields)}"
+            f"{source}: got {describe(raw)}; wanted the keys {', '.join(Config.model_fields)}"
         )
     return raw, problems
 
@@ -210,7 +197,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
         config = Config.model_validate(raw)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems = [_problem(detail) for detail in details]
+        problems = [_problem(dict(detail)) for detail in details]
         broken = [problem.path for problem in problems]
         try:
             rest = Config.model_validate(_without(raw, [detail["loc"] for detail in details]))
@@ -246,60 +233,12 @@ def _without(raw: dict[str, Any], locations: Iterable[tuple[int | str, ...]]) ->
     return pruned
 
 
-def _problem(detail: dict[str, Any] | Any) -> Problem:
+def _problem(detail: Mapping[str, Any]) -> Problem:
+    if detail["type"] != "extra_forbidden":
+        return wanted_value(detail)
     location = [str(part) for part in detail["loc"]]
-    path = ".".join(location)
-    kind, got, context = detail["type"], detail.get("input"), detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        return Problem(path, f"an unknown key with {_describe(got)}", f"{_nearest(location)}")
-    if kind == "missing":
-        return Problem(path, "nothing", "wanted this key: it has no default")
-    if kind in SCALAR_NAMES:
-        wanted = f"wanted {SCALAR_NAMES[kind]}"
-        if isinstance(got, str) and NUMBER_IN_TEXT.match(got) and "number" in wanted:
-            wanted += f"; YAML reads {got} as text: write it {_as_yaml_number(got)}"
-        return Problem(path, _describe(got), wanted)
-    if kind == "literal_error":
-        return Problem(
-            path,
-            _describe(got),
-            f"wanted {context['expected']}{_did_you_mean(got, context['expected'])}",
-        )
-    if kind == "value_error":
-        return Problem(
-            path, _describe(got), f"wanted {str(context['error']).partition('wanted ')[2]}"
-        )
-    message = detail["msg"].replace("Input should be ", "").replace("Value should ", "")
-    if kind == "string_pattern_mismatch":
-        message = "letters, digits, '.', '_' and '-', with a letter or digit first"
-    return Problem(path, _describe(got), f"wanted {message}")
-
-
-def _as_yaml_number(text: str) -> str:
-    if not re.search("[eE]", text):
-        return f"{text} without quotes"
-    mantissa, exponent = re.split("[eE]", text)
-    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-    return f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, dict):
-        return "a group of keys"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return str(value)
-
-
-def _did_you_mean(got: Any, expected: str) -> str:
-    close = difflib.get_close_matches(str(got), re.findall(r"'([^']+)'", expected), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    got = f"an unknown key with {describe(detail.get('input'))}"
+    return Problem(".".join(location), got, _nearest(location))
 
 
 def _nearest(location: list[str]) -> str:

@@ -1,30 +1,11 @@
-"""One thing that is wrong with a configuration."""
+"""What is wrong with a configuration: problems, and which keys were changed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tardis_fl.config.section import Section
+from tardis_fl.core.problem import Problem
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a configuration.
-
-    Attributes:
-        path: Dotted path of the key, such as `federation.rounds`.
-        got: What stands there, as the user would write it.
-        wanted: What may stand there, and how to mend it.
-        involves: Paths of further keys the judgement rests on.
-    """
-
-    path: str
-    got: str
-    wanted: str
-    involves: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.path}: got {self.got}; {self.wanted}"
+__all__ = ["Problem", "changed"]
 
 
 def changed(section: Section, key: str) -> bool:

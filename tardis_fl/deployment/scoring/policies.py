@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.deployment import POLICY_NAMES, USERS_FUNCTION
-from tardis_fl.core.user_functions import imported
+from tardis_fl.core.importing import import_callable
 from tardis_fl.deployment.scoring.gain import fit_gain, gain_score
 from tardis_fl.early_exit.evaluation import ExitTable, FitTable
 from tardis_fl.early_exit.scoring.confidence import Score, checked_scores
@@ -119,7 +119,7 @@ def users_function(name: str) -> Callable[[Tensor], Any]:
     Raises:
         ConfigError: There is no such function.
     """
-    return imported(name, "deployment.policy")
+    return import_callable(name, "deployment.policy")
 
 
 def _users_score(function: Callable[[Tensor], Any], temperature: float, logits: Tensor) -> Tensor:
