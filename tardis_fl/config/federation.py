@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tardis_fl.config.section import (
+    ADDED,
     Codec,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Options,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
     Section,
 )
+from tardis_fl.federation.server.rules import AGGREGATION_RULES
 
 
 class OptimizerConfig(Section):
@@ -84,10 +87,10 @@ class DistillationConfig(Section):
 class AggregationConfig(Section):
     """From the clients' updates to the next weights."""
 
-    rule: Literal["mean", "trimmed_mean", "median", "norm_clipping"] = "mean"
+    rule: Annotated[str, Field(json_schema_extra=AGGREGATION_RULES.json_schema())] = "mean"
     """mean: weighted by samples; trimmed_mean and median: of each weight over clients, all alike,
     all updates of a round in memory; norm_clipping: the mean of updates no longer than
-    clip_norm."""
+    clip_norm. Or MODULE:CLASS, a rule of your own."""
     trim_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the smallest and of the largest values left out at each end (rule trimmed_mean)."""
     clip_norm: PositiveFloat | None = None
@@ -107,6 +110,8 @@ class AggregationConfig(Section):
     """Decay of the squares (fedadam, fedyogi)."""
     tau: PositiveFloat = 1.0e-3
     """Degree of adaptivity, added to the root of the squares (fedadam, fedyogi)."""
+    options: Annotated[Options, ADDED] = Field(default={})
+    """Options of a rule of your own, by the names of its parameters."""
 
 
 class FaultConfig(Section):

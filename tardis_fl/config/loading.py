@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tardis_fl.config.checks.consistency import inconsistencies
+from tardis_fl.config.checks.consistency import all_problems, touches
 from tardis_fl.config.deployment import TARGETS
 from tardis_fl.config.schema import Config
 from tardis_fl.core.problem import NUMBER_IN_TEXT, Problem, describe, wanted_value
@@ -203,16 +203,9 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
             rest = Config.model_validate(_without(raw, [detail["loc"] for detail in details]))
         except ValidationError:  # what is left lacks a required key: no combination to judge
             return None, problems
-        return None, problems + [p for p in inconsistencies(rest) if not _touches(p, broken)]
-    found = list(inconsistencies(config))
+        return None, problems + [p for p in all_problems(rest) if not touches(p, broken)]
+    found = all_problems(config)
     return (None if found else config), found
-
-
-def _touches(problem: Problem, broken: Iterable[str]) -> bool:
-    related = (problem.path, *problem.involves)
-    return any(
-        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken
-    )
 
 
 def _without(raw: dict[str, Any], locations: Iterable[tuple[int | str, ...]]) -> dict[str, Any]:

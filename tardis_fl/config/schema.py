@@ -12,7 +12,16 @@ from pydantic import Field
 
 from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.config.federation import FederationConfig, GroupConfig
-from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from tardis_fl.config.section import (
+    ADDED,
+    Fraction,
+    NonNegativeFloat,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from tardis_fl.data.partitioners import PARTITIONERS
 
 # the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and
 # 0.3
@@ -22,10 +31,10 @@ EARLY_HEAVY = 0.3
 class PartitionConfig(Section):
     """How the training images are dealt to the clients."""
 
-    scheme: Literal["iid", "dirichlet", "pathological", "shard", "natural"] = "dirichlet"
+    scheme: Annotated[str, Field(json_schema_extra=PARTITIONERS.json_schema())] = "dirichlet"
     """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client;
     shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder),
-    on the engine deployment on its node's disk."""
+    on the engine deployment on its node's disk. Or MODULE:FUNCTION, a partitioner of your own."""
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
     classes_per_client: PositiveInt = 2
@@ -34,6 +43,8 @@ class PartitionConfig(Section):
     """Number of label-sorted pieces each client gets (scheme shard)."""
     min_samples: PositiveInt = 20
     """Smallest shard to accept, in images, held-out samples included."""
+    options: Annotated[Options, ADDED] = Field(default={})
+    """Options of a partitioner of your own, by the names of its parameters."""
 
 
 class SyntheticConfig(Section):
@@ -170,6 +181,8 @@ class Config(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     """Name of the run, and of its folder under runs/."""
+    plugins: Annotated[list[str], ADDED] = Field(default=[])
+    """Modules that register plug-ins, such as my_package.my_plugins; every process imports them, from the current folder too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Everything random follows from it."""
     data: DataConfig = DataConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,16 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Codec = Literal["uint8", "float16", "float32"]
+
+Options = dict[str, Any]
+"""Of a plug-in: keyword arguments of its function or class, against whose parameters they are checked."""
+
+
+class _Added:
+    """Marks a key that wasn't there from the beginning; see `wire.wire_json`."""
+
+
+ADDED = _Added()
 
 
 class Section(BaseModel):

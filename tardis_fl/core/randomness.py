@@ -52,7 +52,22 @@ def numpy_generator(seed: int, purpose: Purpose, *key: int) -> np.random.Generat
 
 def integer_seed(seed: int, purpose: Purpose, *key: int) -> int:
     """Returns 63 bits for a library that wants one integer as its seed."""
-    return int(seed_sequence(seed, purpose, *key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return _integer(seed_sequence(seed, purpose, *key))
+
+
+def integer_seed_of(generator: np.random.Generator) -> int:
+    """Returns 63 bits that depend on what a generator was seeded with, not on what it has drawn.
+
+    For a library that wants an integer, inside a function that is given a generator: of
+    `numpy_generator(...)` it is the `integer_seed(...)` of the same arguments.
+    """
+    sequence = generator.bit_generator.seed_seq
+    assert isinstance(sequence, np.random.SeedSequence)
+    return _integer(sequence)
+
+
+def _integer(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def torch_generator(seed: int, purpose: Purpose, *key: int) -> torch.Generator:

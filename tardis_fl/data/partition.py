@@ -1,23 +1,21 @@
-"""Dealing the training split to clients, with the partitioners of flwr-datasets."""
+"""Dealing the training split to clients: from a partitioner to shards with roles."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.config.schema import Config, PartitionConfig
-from tardis_fl.core.randomness import Purpose, integer_seed, numpy_generator
+from tardis_fl.core.randomness import Purpose, numpy_generator
 from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
 from tardis_fl.data.images import Dataset
+from tardis_fl.data.partitioners import OWN_KEYS, PARTITIONERS
+from tardis_fl.data.partitioners.checking import deal_by_plugin
 from tardis_fl.data.roles import Indices, Shard, hold_out
 from tardis_fl.errors import DataError
-
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
 
 MEND = {
     "iid": "deal more training images (data.max_train_samples)",
@@ -69,7 +67,7 @@ class Partition:
             fit_fraction=data.fit_fraction,
             calibration_fraction=data.calibration_fraction,
             seed=self._config.seed,
-            mend=MEND[data.partition.scheme],
+            mend=_remedy(data.partition.scheme),
         )
 
     def shards(self) -> list[Shard]:
@@ -93,16 +91,6 @@ def load_partition(config: Config, dataset: Dataset, *, client: int | None = Non
         return _natural(config, dataset.client_sizes, first=client or 0)
     settings, num_clients = config.data.partition, config.federation.num_clients
     proxy = proxy_samples(len(dataset.train), config)
-    key = key_of(
-        "partition",
-        dataset.content_hash,
-        len(dataset.train),
-        config.data.max_train_samples,
-        settings.model_dump(),
-        num_clients,
-        config.seed,
-        len(proxy),
-    )
 
     def make() -> Arrays:
         left = np.setdiff1d(np.arange(len(dataset.train)), proxy)
@@ -114,7 +102,20 @@ def load_partition(config: Config, dataset: Dataset, *, client: int | None = Non
         ]
         return {"order": np.concatenate(parts), "bounds": np.cumsum([0, *map(len, parts)])}
 
-    arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
+    if settings.scheme in OWN_KEYS:
+        key = key_of(
+            "partition",
+            dataset.content_hash,
+            len(dataset.train),
+            config.data.max_train_samples,
+            settings.model_dump(exclude={"options"}),
+            num_clients,
+            config.seed,
+            len(proxy),
+        )
+        arrays = cached_arrays(cache_folder(config.runtime.cache_dir), key, make)
+    else:
+        arrays = make()  # a user's function may change from run to run, and what it imports too
     return Partition(arrays["order"], arrays["bounds"], config, proxy=proxy)  # type: ignore[arg-type]
 
 
@@ -149,6 +150,7 @@ def deal(
         seed: The run's seed.
 
     Raises:
+        ConfigError: The scheme is a user's and fails or returns something else.
         DataError: The scheme can't deal these labels so.
     """
     if num_clients * settings.min_samples > len(labels):
@@ -156,55 +158,40 @@ def deal(
             f"federation.num_clients: got {num_clients} clients for {len(labels)} training samples, at least data.partition.min_samples = {settings.min_samples} each; "
             "wanted fewer clients, more data or a smaller min_samples"
         )
-    import datasets
-    from flwr_datasets import partitioner as schemes
-
-    number = integer_seed(seed, Purpose.PARTITION) % 2**32
-    shared: dict[str, Any] = {"num_partitions": num_clients, "partition_by": "label"}
-    chosen: Partitioner
-    if settings.scheme == "iid":
-        chosen = schemes.IidPartitioner(num_partitions=num_clients)
-        labels_order = np.random.default_rng(number).permutation(len(labels))
+    if settings.scheme in OWN_KEYS:
+        parts = _deal_by_own_scheme(labels, settings, num_clients, seed)
     else:
-        labels_order = np.arange(len(labels))
-    if settings.scheme == "dirichlet":
-        chosen = schemes.DirichletPartitioner(
-            **shared, alpha=settings.alpha, min_partition_size=settings.min_samples, seed=number
+        parts = deal_by_plugin(
+            labels, num_clients, scheme=settings.scheme, options=settings.options, seed=seed
         )
-    elif settings.scheme == "pathological":
-        chosen = schemes.PathologicalPartitioner(
-            **shared, num_classes_per_partition=settings.classes_per_client, seed=number
-        )
-    elif settings.scheme == "shard":
-        chosen = schemes.ShardPartitioner(
-            **shared, num_shards_per_partition=settings.shards_per_client, seed=number
-        )
-    chosen.dataset = datasets.Dataset.from_dict(
-        {"label": labels[labels_order], "index": labels_order}
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # what is left out is said by `undealt`, what fails raises
-            parts = [
-                np.asarray(chosen.load_partition(client)["index"], dtype=np.int64)
-                for client in range(num_clients)
-            ]
-    except (ValueError, RuntimeError) as error:
-        raise DataError(
-            f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
-            f"{' '.join(str(error).split())} To mend it: {MEND[settings.scheme]}, lower data.partition.min_samples or use fewer clients (federation.num_clients)."
-        ) from None
     small = next(
         (client for client, part in enumerate(parts) if len(part) < settings.min_samples), None
     )
     if small is not None:
         raise DataError(
             f"client {small}: its shard of {len(parts[small])} samples is smaller than data.partition.min_samples = {settings.min_samples}; "
-            f"{MEND[settings.scheme]}, lower min_samples or use fewer clients (federation.num_clients)"
+            f"{_remedy(settings.scheme)}, lower min_samples or use fewer clients (federation.num_clients)"
         )
     return parts
+
+
+def _deal_by_own_scheme(
+    labels: npt.NDArray[np.int64], settings: PartitionConfig, num_clients: int, seed: int
+) -> list[Indices]:
+    """Deals by one of our schemes, which take keys of `data.partition`."""
+    options = {key: getattr(settings, key) for key in OWN_KEYS[settings.scheme]}
+    partitioner = partial(PARTITIONERS.resolve(settings.scheme), **options)
+    try:
+        return list(partitioner(labels, num_clients, numpy_generator(seed, Purpose.PARTITION)))
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"data.partition: the scheme {settings.scheme!r} can't deal {len(labels)} samples to {num_clients} clients: "
+            f"{' '.join(str(error).split())} To mend it: {_remedy(settings.scheme)}, lower data.partition.min_samples or use fewer clients (federation.num_clients)."
+        ) from None
+
+
+def _remedy(scheme: str) -> str:
+    return MEND.get(scheme, "change data.partition.options")
 
 
 def label_counts(

@@ -16,6 +16,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from tardis_fl.config.schema import Config
+from tardis_fl.config.wire import wire_json
 from tardis_fl.core.compute import resolve_device, resolve_precision
 from tardis_fl.core.randomness import Purpose, torch_generator
 from tardis_fl.data.roles import Role
@@ -539,7 +540,7 @@ class FederationServer:
 
     def _proxy_features(self) -> FeatureBatch:
         """Computes features of the server's own images with the segments above those it trains."""
-        work = open_resources(self._config.model_dump_json())
+        work = open_resources(wire_json(self._config))
         batch = training_features(
             self._segments[: self._config.server_start],
             work.data,

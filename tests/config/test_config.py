@@ -54,11 +54,11 @@ deployment: {max_accuracy_drop: 0.01, thresholds: [0.5]}
 """)
     assert found == [
         "  seed: got the text '3'; wanted a whole number; YAML reads 3 as text: write it 3 without quotes",
-        "  data.partition.scheme: got the text 'dirichle'; wanted 'iid', 'dirichlet', 'pathological', 'shard' or 'natural'; did you mean 'dirichlet'?",
         "  data.partition.alpha: got the text '1e-3'; wanted a number; YAML reads 1e-3 as text: write it 1.0e-3",
         "  data.on_missin: got an unknown key with the text 'synthetic'; did you mean data.on_missing?",
         "  federation.rounds: got 2.5; wanted a whole number",
         "  federation.num_clients: got true; wanted a whole number",
+        "  data.partition.scheme: got the text 'dirichle'; wanted 'iid', 'dirichlet', 'pathological', 'shard', 'natural' or MODULE:FUNCTION; did you mean 'dirichlet'?",
         "  deployment: got max_accuracy_drop and thresholds; wanted exactly one of max_accuracy_drop, target_offload_rate, latency_budget_ms, energy_budget_mj, bytes_budget, certificate and thresholds (set the others to null)",
         "  deployment.thresholds: got 1 thresholds; wanted 2: one for each tier but the last, which always answers",
     ]

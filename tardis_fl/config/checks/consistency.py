@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tardis_fl.config.checks.deployment import deployment_problems, deployment_warnings
 from tardis_fl.config.checks.federation import federation_problems, federation_warnings
+from tardis_fl.config.checks.plugins import choice_problems
 from tardis_fl.config.checks.profiles import profile_problems
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
+from tardis_fl.data.partitioners import OWN_KEYS
 from tardis_fl.early_exit.catalogue import CATALOGUE
+
+
+def all_problems(config: Config) -> list[Problem]:
+    """Returns what is wrong with a configuration whose keys are right by themselves."""
+    missing = list(choice_problems(config))
+    broken = [problem.path for problem in missing]
+    rest = [problem for problem in inconsistencies(config) if not touches(problem, broken)]
+    return [*missing, *rest]
+
+
+def touches(problem: Problem, broken: Iterable[str]) -> bool:
+    """Whether a problem rests on a key that is broken by itself."""
+    related = (problem.path, *problem.involves)
+    return any(
+        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken
+    )
 
 
 def inconsistencies(config: Config) -> Iterator[Problem]:
@@ -93,6 +111,15 @@ def _data(config: Config) -> Iterator[Problem]:
                 f"has no effect with the scheme {data.partition.scheme!r}; remove it or set data.partition.scheme: {scheme}",
                 ("data.partition.scheme",),
             )
+    if data.partition.options and data.partition.scheme in OWN_KEYS:
+        own_keys = [f"data.partition.{key}" for key in OWN_KEYS[data.partition.scheme]]
+        yield Problem(
+            "data.partition.options",
+            "options",
+            f"the scheme {data.partition.scheme!r} takes "
+            f"{' and '.join(own_keys) if own_keys else 'none'}; remove them",
+            ("data.partition.scheme",),
+        )
     if data.partition.scheme == "natural":
         yield from _natural(config)
     elif data.classes is not None:

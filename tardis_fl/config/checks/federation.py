@@ -9,6 +9,7 @@ from tardis_fl.codecs.names import parse_codec
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
+from tardis_fl.federation.server.rules import OWN_RULES
 
 KEYS_OF_FEATURES = (
     "server_epochs",
@@ -226,6 +227,17 @@ def _aggregation(config: Config) -> Iterator[Problem]:
             "federation.aggregation.clip_norm",
             "null",
             "the rule norm_clipping wants the largest norm of an update; rounds.jsonl of another run has such norms",
+            ("federation.aggregation.rule",),
+        )
+    if aggregation.options and aggregation.rule in OWN_RULES:
+        keys = {
+            "trimmed_mean": "federation.aggregation.trim_fraction",
+            "norm_clipping": "federation.aggregation.clip_norm",
+        }
+        yield Problem(
+            "federation.aggregation.options",
+            "options",
+            f"the rule {aggregation.rule!r} takes {keys.get(aggregation.rule, 'none')}; remove them",
             ("federation.aggregation.rule",),
         )
     if config.federation.late_updates == "discount" and aggregation.rule in (

@@ -11,6 +11,7 @@ from flwr.app import Context, Message
 from tardis_fl import __version__
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import resolve_device, resolve_precision, use_threads
+from tardis_fl.core.plugins import load_plugins
 from tardis_fl.core.randomness import Purpose, integer_seed
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.partition import Partition, load_partition
@@ -85,7 +86,9 @@ def resources_of(message: Message, context: Context) -> ClientResources:
 
 @lru_cache(maxsize=1)
 def _parse(config_json: str) -> Config:
-    return Config.model_validate_json(config_json)
+    config = Config.model_validate_json(config_json)
+    load_plugins(config.plugins)
+    return config
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.federation import AggregationConfig
+from tardis_fl.federation.server.plugin_rule import PluginRule
 from tardis_fl.federation.server.robust import (
     CHUNK_VALUES,
     Median,
@@ -17,42 +18,23 @@ from tardis_fl.federation.server.robust import (
     check_weight,
     kinds_of,
 )
+from tardis_fl.federation.server.rules import AggregationRule
 
 
-class Aggregator(Protocol):
-    """Makes one update of those of a round.
-
-    Clients may hold different segments: each key is aggregated over the updates that hold it.
-    """
+class Aggregator(AggregationRule, Protocol):
+    """An aggregation rule that tells how many updates it has."""
 
     @property
     def num_updates(self) -> int:
         """Updates so far."""
 
-    def add(self, update: Mapping[str, Tensor], num_samples: float) -> None:
-        """Adds one client's update.
-
-        Args:
-            update: Tensors by key, finite, of the same shape and dtype in all updates that hold the
-                key.
-            num_samples: The client's training samples, its weight where the rule weighs; a late
-                update's is discounted.
-
-        Raises:
-            ValueError: The weight isn't positive, or a shape or dtype differs from that of the
-                key's first; nothing was added.
-        """
-
-    def result(self) -> dict[str, Tensor]:
-        """Returns the keys that at least one update held, in the tensors' own types.
-
-        Raises:
-            ValueError: There was no update.
-        """
-
 
 def build_aggregator(config: AggregationConfig) -> Aggregator:
-    """Returns a round's aggregator; under `norm_clipping` the caller passes updates through `robust.clip_update` first."""
+    """Returns a round's aggregator; under `norm_clipping` the caller passes updates through `robust.clip_update` first.
+
+    Raises:
+        ConfigError: The rule is a user's and can't be had.
+    """
     match config.rule:
         case "mean" | "norm_clipping":
             return WeightedMean()
@@ -60,6 +42,8 @@ def build_aggregator(config: AggregationConfig) -> Aggregator:
             return TrimmedMean(config.trim_fraction)
         case "median":
             return Median()
+        case _:
+            return PluginRule(config.rule, config.options)
 
 
 class WeightedMean:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
+from tardis_fl.config.wire import wire_json
 from tardis_fl.data.datasets.client_folders import with_clients
 from tardis_fl.data.images import Dataset
 from tardis_fl.federation.conditions.faults import Faults
@@ -87,7 +88,7 @@ class Fleet:
         content_hash: str | None = None,
     ) -> None:
         self._grid = grid
-        self._config_json, self._num_segments = config.model_dump_json(), config.num_segments
+        self._config_json, self._num_segments = wire_json(config), config.num_segments
         real = config.runtime.engine == "deployment"
         self._timeout_s = config.runtime.reply_timeout_s if real else math.inf
         self._ttl = self._timeout_s + SECONDS_TO_FETCH if real else None

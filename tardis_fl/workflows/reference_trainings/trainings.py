@@ -15,6 +15,7 @@ import torch
 from tardis_fl.codecs.quantisers import transfer
 from tardis_fl.config.federation import AggregationConfig, DistillationConfig
 from tardis_fl.config.schema import Config
+from tardis_fl.config.wire import wire_json
 from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.roles import Indices, Shard
@@ -241,7 +242,7 @@ def _federated(config: Config) -> tuple[Trained, list[float]]:
 
 
 def _open(config: Config) -> ClientResources:
-    return open_resources(config.model_dump_json())
+    return open_resources(wire_json(config))
 
 
 def _client_passes(config: Config) -> float:
