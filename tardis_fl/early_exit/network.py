@@ -9,6 +9,8 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
+from tardis_fl.early_exit.training.losses import Criterion, cross_entropy
+
 
 class Segment(nn.Module):
     """A piece of the network with the exit that sits on it.
@@ -187,9 +189,14 @@ def _shape(tensor: Tensor) -> str:
 
 
 def segments_loss(
-    segments: Sequence[Segment], x: Tensor, labels: Tensor, weights: Sequence[float]
+    segments: Sequence[Segment],
+    x: Tensor,
+    labels: Tensor,
+    weights: Sequence[float],
+    *,
+    criterion: Criterion = cross_entropy,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Computes the weighted sum of the exits' cross-entropies over consecutive segments.
+    """Computes the weighted sum of the exits' losses over consecutive segments.
 
     Args:
         segments: Consecutive segments.
@@ -197,6 +204,7 @@ def segments_loss(
         labels: (B,) int64.
         weights: One weight an exit; an exit of weight 0 gets no gradient, so that no optimiser
             moves it.
+        criterion: The loss of one exit's logits (B, classes) in float32.
 
     Returns:
         The loss, a scalar, each exit's logits (B, classes) in float32, and the last segment's
@@ -208,6 +216,6 @@ def segments_loss(
         x, logits = segment(x)
         logits = logits.float()
         if weight:
-            loss = loss + weight * nn.functional.cross_entropy(logits, labels)
+            loss = loss + weight * criterion(logits, labels)
         all_logits.append(logits)
     return loss, all_logits, x

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tardis_fl.core.importing import failure_of
+from tardis_fl.core.problem import Problem
+from tardis_fl.early_exit.training.registry import LOSSES
+from tardis_fl.errors import ConfigError
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (B, classes) and targets to a scalar."""
+
+PROBE_BATCH = 4
 
 WANTS_ONE_HOT = (
     nn.BCEWithLogitsLoss,
@@ -32,8 +39,8 @@ class Distillation:
 
     The loss of a student exit is T^2 KL(teacher || student) at temperature T, averaged over the
     batch, without a gradient to the teacher (Hinton et al. 2015; between exits: Phuong and Lampert
-    2019; mutual, over all pairs and
-    divided by the number of other exits: DepthFL, Kim et al. 2023).
+    2019; mutual, over all pairs and divided by the number of other exits: DepthFL, Kim et al.
+    2023).
 
     Attributes:
         teacher: last: the last exit teaches all others; mutual: every exit teaches every other.
@@ -100,6 +107,67 @@ class Distillation:
             for teacher, student in pairs
         )
         return share * self.temperature**2 * total
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of logits (B, classes) for labels (B,)."""
+    return F.cross_entropy(logits, labels)
+
+
+def build_loss(
+    name: str, options: Mapping[str, Any] | None = None, *, num_classes: int
+) -> Criterion:
+    """Returns the loss that a configuration names, with its options.
+
+    A user's loss is tried on a few random logits first, so that what it returns wrongly is one
+    message before anything trains.
+
+    Args:
+        name: A name of `LOSSES`, or MODULE:FUNCTION.
+        options: Its options.
+        num_classes: Logits of every exit.
+
+    Raises:
+        ConfigError: There is no such loss, an option doesn't fit, or it fails or returns something
+            else than one finite number that depends on the logits.
+    """
+    loss = LOSSES.bound(name, options)
+    if loss is not cross_entropy:
+        _try_loss(name, loss, num_classes)
+    return loss
+
+
+def _try_loss(name: str, loss: Criterion, num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(PROBE_BATCH, num_classes, generator=generator).requires_grad_()
+    labels = torch.arange(PROBE_BATCH) % num_classes
+    where = f"for logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            value = loss(logits, labels)
+        except Exception as error:  # a user's function may raise anything
+            wanted = f"it fails {where}: {failure_of(error)}"
+            raise ConfigError(str(Problem(LOSSES.key, repr(name), wanted))) from error
+    returned = _wrong_value(value)
+    if returned is not None:
+        got = f"{name!r}, which returns {returned} {where}"
+        wanted = "wanted one finite number that follows from the logits, the mean over the batch"
+        raise ConfigError(str(Problem(LOSSES.key, got, wanted)))
+
+
+def _wrong_value(value: object) -> str | None:
+    """Returns in words what a loss returned, where it isn't one finite number with a gradient."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dim():
+        return f"a tensor of shape {tuple(value.shape)}"
+    if not value.is_floating_point():
+        return f"a tensor of {value.dtype}"
+    if not value.isfinite():
+        return str(float(value.detach()))
+    if not value.requires_grad:
+        return "a number without a gradient"
+    return None
 
 
 def targets_for(

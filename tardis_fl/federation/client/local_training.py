@@ -18,7 +18,7 @@ from tardis_fl.data.augmentation import Normalisation, crop_and_flip, skip_draws
 from tardis_fl.data.images import ImageSet
 from tardis_fl.early_exit.evaluation import evaluate_batches
 from tardis_fl.early_exit.network import Segment, segments_loss
-from tardis_fl.early_exit.training.losses import Distillation
+from tardis_fl.early_exit.training.losses import Criterion, Distillation, cross_entropy
 from tardis_fl.federation.transport.messages import Counts, FeatureBatch
 
 Indices = npt.NDArray[np.int64]
@@ -94,18 +94,22 @@ class Objective:
         distillation: Exits that learn from others, or None.
         distillation_weight: Of their loss in this round.
         proximal_mu: Weight of the pull towards the weights of the start (FedProx).
+        criterion: The loss of one exit's logits.
     """
 
     exit_weights: Sequence[float]
     distillation: Distillation | None = None
     distillation_weight: float = 0.0
     proximal_mu: float = 0.0
+    criterion: Criterion = cross_entropy
 
     def loss(
         self, segments: Sequence[Segment], x: Tensor, labels: Tensor
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Returns the loss over consecutive segments, each exit's logits (B, classes), and the last one's features (B, ...)."""
-        loss, logits, features = segments_loss(segments, x, labels, self.exit_weights)
+        loss, logits, features = segments_loss(
+            segments, x, labels, self.exit_weights, criterion=self.criterion
+        )
         if self.distillation and self.distillation_weight and len(logits) > 1:
             loss = loss + self.distillation_weight * self.distillation.loss(logits)
         return loss, logits, features
