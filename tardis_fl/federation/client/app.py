@@ -29,7 +29,7 @@ from tardis_fl.federation.client.local_training import (
     training_features,
 )
 from tardis_fl.federation.client.norm_statistics import client_statistics
-from tardis_fl.federation.client.resources import ClientResources, resources_of
+from tardis_fl.federation.client.resources import ClientResources, problems_here, resources_of
 from tardis_fl.federation.client.split_training import SplitClient
 from tardis_fl.federation.conditions.privacy import private_weights
 from tardis_fl.federation.server.calibration_sums import (
@@ -51,6 +51,9 @@ app = ClientApp(mods=[reply_with_errors])
 @app.query("identify")
 def identify(message: Message, context: Context) -> Message:
     """Tells which client this node is, how much it holds and what its images are like; of its own images, how many are of which class."""
+    unable = problems_here(message, context)
+    if unable is not None:
+        return Message(RecordDict({messages.IDENTITY: unable.to_record()}), reply_to=message)
     request = _Request.open(message, context)
     dataset = request.resources.dataset
     shape = dataset.train.images.shape

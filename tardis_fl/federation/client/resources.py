@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from tardis_fl import __version__
+from tardis_fl.config.checks.plugins import problems_on_node
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import resolve_device, resolve_precision, use_threads
-from tardis_fl.core.plugins import load_plugins
+from tardis_fl.core.plugins import KEY, load_plugins, missing_plugins
 from tardis_fl.core.randomness import Purpose, integer_seed
 from tardis_fl.data.images import Dataset
 from tardis_fl.data.partition import Partition, load_partition
@@ -22,6 +24,7 @@ from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
 from tardis_fl.errors import ConfigError
 from tardis_fl.federation.client.local_training import LocalData
 from tardis_fl.federation.conditions.faults import Faults
+from tardis_fl.federation.transport.handshake import Unable
 from tardis_fl.federation.transport.messages import INSTRUCTION
 from tardis_fl.federation.transport.weights import HeldWeights
 
@@ -66,10 +69,11 @@ def resources_of(message: Message, context: Context) -> ClientResources:
         RuntimeError: The server is of another version, or the node's partition-id is none of its
             clients.
     """
-    instruction = message.content.config_records[INSTRUCTION]
-    if instruction["version"] != __version__:
+    instruction = _instruction(message)
+    version = str(instruction["version"])
+    if version != __version__:
         raise RuntimeError(
-            f"the server runs tardis_fl {instruction['version']}, this node {__version__}; install the same on all hosts"
+            f"the server runs tardis_fl {version}, this node {__version__}; install the same on all hosts"
         )
     data_root, config_json = context.node_config.get("data-root"), str(instruction["config"])
     config, client = _parse(config_json), context.node_config.get("partition-id")
@@ -82,6 +86,27 @@ def resources_of(message: Message, context: Context) -> ClientResources:
         None if data_root is None else str(data_root),
         client if config.nodes_keep_images else None,
     )
+
+
+def problems_here(message: Message, context: Context) -> Unable | None:
+    """Returns which plug-ins of the configuration that came with a message this node lacks.
+
+    None where it lacks none, or where `resources_of` refuses the message for another reason.
+    """
+    instruction = _instruction(message)
+    client = context.node_config.get("partition-id")
+    if instruction["version"] != __version__ or not isinstance(client, int):
+        return None
+    config_json = str(instruction["config"])
+    # before the configuration is read: its names may be those that these modules register
+    problems = missing_plugins(json.loads(config_json).get(KEY, []))
+    if not problems:
+        problems = problems_on_node(_parse(config_json))
+    return Unable(client, tuple(problems)) if problems else None
+
+
+def _instruction(message: Message) -> ConfigRecord:
+    return message.content.config_records[INSTRUCTION]
 
 
 @lru_cache(maxsize=1)

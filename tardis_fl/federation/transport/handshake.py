@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.exchange import MessageExchange
@@ -47,6 +47,26 @@ class Identity:
                 "label_counts": tuple(record.get("label_counts", ())),
             }
         )
+
+
+@dataclass(frozen=True)
+class Unable:
+    """What a node tells that can't take part in this run.
+
+    Attributes:
+        client: Its number: the node's partition-id.
+        problems: What it lacks, each as it follows the node's name.
+    """
+
+    client: int
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"(client {self.client}) {', and '.join(self.problems)}"
+
+    def to_record(self) -> ConfigRecord:
+        """Packs it as the node's answer."""
+        return ConfigRecord({"client": self.client, "problems": list(self.problems)})
 
 
 class Handshakes:
@@ -112,7 +132,7 @@ class Handshakes:
                 self._ledger.add_down(messages.content_bytes(self._content))
                 self._open[message_id] = node
 
-    def answers(self) -> Iterator[tuple[int, Identity | str]]:
+    def answers(self) -> Iterator[tuple[int, Identity | Unable | str]]:
         """Yields nodes that have answered by now: who they are, or why they can't tell.
 
         Those that can't be reached aren't open any more.
@@ -139,8 +159,11 @@ class Handshakes:
             del self._open[message_id]
 
 
-def _identity_in(content: RecordDict) -> Identity | str:
+def _identity_in(content: RecordDict) -> Identity | Unable | str:
     try:
-        return Identity.from_record(content.config_records[messages.IDENTITY])
+        record: Any = content.config_records[messages.IDENTITY]
+        if "problems" in record:
+            return Unable(record["client"], tuple(record["problems"]))
+        return Identity.from_record(record)
     except (KeyError, TypeError, ValueError) as error:
         return f"its answer can't be read ({error!r})"

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import RunError
 from tardis_fl.federation.transport.exchange import POLL_SECONDS
-from tardis_fl.federation.transport.handshake import Handshakes, Identity
+from tardis_fl.federation.transport.handshake import Handshakes, Identity, Unable
 
 
 class Nodes:
@@ -115,7 +115,7 @@ class Nodes:
         if ask:
             self._handshakes.ask(self._connected - self._known)
 
-    def _meet(self, node: int, answer: Identity | str) -> None:
+    def _meet(self, node: int, answer: Identity | Unable | str) -> None:
         """Takes a node's answer before the first round."""
         if (
             isinstance(answer, Identity)
@@ -126,15 +126,15 @@ class Nodes:
                 f"two nodes are client {answer.client}: give each node a partition-id of its own"
             )
         problem = self._problem(answer)
-        if isinstance(answer, str) or problem is not None:
+        if not isinstance(answer, Identity) or problem is not None:
             self._refuse(node, str(problem))
         else:
             self._take(node, answer)
 
-    def _rejoin(self, node: int, answer: Identity | str) -> str | None:
+    def _rejoin(self, node: int, answer: Identity | Unable | str) -> str | None:
         """Takes the answer of a node that came later; returns what a person should know."""
         problem = self._problem(answer)
-        if isinstance(answer, str) or problem is not None:
+        if not isinstance(answer, Identity) or problem is not None:
             self._refuse(node, str(problem))
             return f"node {node} joined and isn't asked, since it {_in_one_line(str(problem))}"
         before = self._nodes.get(answer.client)
@@ -169,10 +169,12 @@ class Nodes:
         if client is not None and self._nodes[client] == node:
             del self._nodes[client]
 
-    def _problem(self, answer: Identity | str) -> str | None:
+    def _problem(self, answer: Identity | Unable | str) -> str | None:
         """Returns what is wrong with a node: it can't tell who it is, or its images aren't those that they should be; None: nothing."""
         if isinstance(answer, str):
             return f"can't tell which client it is:\n{answer}"
+        if isinstance(answer, Unable):
+            return str(answer)
         if not 0 <= answer.client < self._num_clients:
             return f"says that it is client {answer.client}; wanted 0 to {self._num_clients - 1}"
         if self._content_hash is not None and answer.content_hash != self._content_hash:

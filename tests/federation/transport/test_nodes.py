@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.errors import RunError
@@ -314,3 +314,53 @@ def test_a_request_that_flower_does_not_take_is_a_dropout():
         "Flower's SuperLink didn't take the request",
     )
     assert [reply.kind for reply in replies][::2] == ["error", "error"]
+
+
+def lacking(monkeypatch, module):
+    """Lets a server have a plug-in that its nodes lack."""
+    monkeypatch.setattr("tardis_fl.config.checks.plugins.plugin_problems", lambda modules: [])
+    return f"plugins=[{module}]"
+
+
+def test_a_node_without_a_plug_in_says_which_before_training(monkeypatch):
+    with pytest.raises(RunError) as caught:
+        meet(Connected(3), lacking(monkeypatch, "my_package.my_plugins"))
+    assert str(caught.value) == (
+        "node 1 can't take part, and 3 nodes are wanted (one for each of federation.num_clients): "
+        "it (client 0) lacks the plug-in my_package.my_plugins: No module named 'my_package'; install it there"
+    )
+
+
+def test_a_plug_in_that_fails_on_the_node_is_named_with_its_place(monkeypatch, tmp_path):
+    (tmp_path / "fails_on_a_node.py").write_text("\nraise OSError('no disk')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        RunError,
+        match=r"it \(client 0\) can't import the plug-in fails_on_a_node: OSError: no disk \(.*fails_on_a_node.py:2\)$",
+    ):
+        meet(Connected(3), lacking(monkeypatch, "fails_on_a_node"))
+
+
+class OneLacks(Connected):
+    """Of its nodes the third lacks a plug-in that the others have."""
+
+    def pull_messages(self, message_ids):
+        replies = super().pull_messages(message_ids)
+        for number, reply in enumerate(replies):
+            request = self.requests[reply.metadata.reply_to_message_id]
+            if request.metadata.dst_node_id == 3:
+                unable = handshakes.Unable(
+                    2, ("lacks the plug-in p: No module named 'p'; install it there",)
+                )
+                content = RecordDict({messages.IDENTITY: unable.to_record()})
+                replies[number] = Message(content, reply_to=request)
+        return replies
+
+
+def test_one_node_without_it_is_left_out_where_the_others_are_enough():
+    fleet, notes = meet(OneLacks(3), "runtime.min_nodes=2")
+    assert notes == [
+        "node 3 isn't asked, since it (client 2) lacks the plug-in p: No module named 'p'; install it there",
+        "beginning without the clients 2, whose nodes aren't connected",
+    ]
+    assert who_answers(fleet) == [0, 1]
