@@ -8,26 +8,28 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import decode, encode
-from tardis_fl.codecs.wire import encoded_bytes
+from tardis_fl.codecs.codec import codec_of
 
 
 class Meter:
-    """Carries features over one boundary after the other, batch for batch, and keeps what each codec sends for them.
+    """Carries features over one boundary after the other, batch for batch, and counts their bytes.
 
     Args:
-        codecs: Names that differ in their compressor alone: what arrives is the same for all.
+        codecs: Names of codecs through which the same arrives: one, or several that differ in their
+            compressor alone.
     """
 
     def __init__(self, codecs: Sequence[str]) -> None:
-        self._sizes: dict[str, list[npt.NDArray[np.int64]]] = {codec: [] for codec in codecs}
+        self._codecs = {name: codec_of(name) for name in codecs}
+        self._sizes: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in codecs}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Returns features (B, ...) as they arrive."""
-        encoded = encode(features, next(iter(self._sizes)))
-        for codec, sizes in self._sizes.items():
-            sizes.append(encoded_bytes(encoded, codec))
-        return decode(encoded)
+        first = next(iter(self._codecs.values()))
+        encoded = first.encode(features)
+        for name, codec in self._codecs.items():
+            self._sizes[name].append(codec.num_bytes(encoded))
+        return first.decode(encoded)
 
     def crossing_bytes(self, codec: str, num_boundaries: int) -> npt.NDArray[np.int64]:
         """Returns what every sample would send over each boundary: (boundaries, N)."""

@@ -1,10 +1,17 @@
-"""Which codecs there are, and what their names mean; without PyTorch, so that a configuration is checked at once."""
+"""Which codecs there are, and what the names of ours mean; without PyTorch, to check at once."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from tardis_fl.core.problem import Problem, did_you_mean
+from tardis_fl.core.registry import Registry
+
+if TYPE_CHECKING:
+    from tardis_fl.codecs.codec import Codec
 
 BITS_PER_VALUE = {
     "float32": 32,
@@ -20,17 +27,18 @@ BITS_PER_VALUE = {
 FLOATS = ("float32", "float16")
 COMPRESSORS = ("zlib", "zstd")
 
-BYTES_PER_VALUE = {"uint8": 1, "float16": 2, "float32": 4}  # of the codecs that training knows
-TRAINING_CODECS = tuple(BYTES_PER_VALUE)
+# Of our own, those that training knows: packing and compression are for the wire between tiers.
+TRAINING_CODECS = ("uint8", "float16", "float32")
 CODEC_NAMES = tuple(
     f"{quantiser}{ending}"
     for quantiser in BITS_PER_VALUE
     for ending in ("", *(f"+{compressor}" for compressor in COMPRESSORS))
 )
+FORMS = "float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd"
 
 
 @dataclass(frozen=True)
-class Codec:
+class CodecForm:
     """What a name such as `4bit+zstd` stands for.
 
     Attributes:
@@ -55,18 +63,62 @@ class Codec:
         return self.quantiser not in FLOATS
 
 
+CODECS: Registry[Callable[[], Codec]] = Registry(
+    "codec",
+    key="deployment.feature_codec",
+    wants="a class derived from tardis_fl.codecs.codec.Codec that takes no arguments",
+    form="MODULE:CLASS",
+    summary=FORMS,
+)
+"""Each makes a codec."""
+
+
+def _make(name: str) -> Codec:
+    from tardis_fl.codecs.wire import WireCodec
+
+    return WireCodec(parse_codec(name))
+
+
+for _name in CODEC_NAMES:
+    CODECS.register(_name, partial(_make, _name))
+
+
 @lru_cache(maxsize=128)
-def parse_codec(name: str) -> Codec:
-    """Takes a codec's name apart.
+def parse_codec(name: str) -> CodecForm:
+    """Takes the name of one of our codecs apart.
 
     Raises:
-        ValueError: No codec is called so; the message has the nearest name.
+        ValueError: None of ours is called so; the message has the nearest name.
     """
     if name not in CODEC_NAMES:
-        near = difflib.get_close_matches(name, CODEC_NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"codec: got {name!r}; wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd{hint}"
-        )
+        wanted = f"wanted {FORMS}{did_you_mean(name, CODEC_NAMES)}"
+        raise ValueError(str(Problem("codec", repr(name), wanted)))
     quantiser, _, compressor = name.partition("+")
-    return Codec(quantiser, compressor or None)
+    return CodecForm(quantiser, compressor or None)
+
+
+def training_codec_names() -> tuple[str, ...]:
+    """Returns the codecs that `federation.feature_codec` may name: three of ours, all of users'."""
+    users = [name for name in CODECS.names() if name not in CODEC_NAMES]
+    return (*TRAINING_CODECS, *users)
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether a sample's bytes follow from its shape alone; a user's codec is imported for it.
+
+    Raises:
+        ConfigError: There is no such codec.
+    """
+    if name in CODEC_NAMES:
+        return parse_codec(name).compressor is None
+    from tardis_fl.codecs.codec import codec_of
+
+    return codec_of(name).fixed_size
+
+
+def shared_pass(name: str) -> str:
+    """Returns what two codecs have in common that differ in their compressor alone.
+
+    What arrives is the same for both, so that samples pass a network once for them.
+    """
+    return parse_codec(name).quantiser if name in CODEC_NAMES else name

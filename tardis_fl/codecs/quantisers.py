@@ -1,73 +1,34 @@
-"""Features as the values that travel, each sample by itself; compression, which loses nothing, plays no part here.
+"""Features as the values that travel, each sample by itself, and back.
 
-What comes back errs, value by value, by at most
+Compression, which loses nothing, plays no part here. What comes back errs, value by value, by at
+most
 
 - float32: nothing;
 - float16: 2^-11 of the value, or 2^-25 where that is more;
 - uint8 and 2bit to 7bit: half the sample's own `scale`, which is its range over 2^bits - 1, plus
   2^-21 of the sample's largest absolute value for the roundings of float32 on the way.
+
+The tensors of the encoded features are
+
+- values: (N, ...) uint8, float16 or float32; a code of fewer than 8 bits takes a byte here, and
+  less only on the wire;
+- low: (N,) float32, each sample's smallest value (without rows where values are no codes);
+- scale: (N,) float32, each sample's step (without rows where values are no codes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.codec import EncodedFeatures
+from tardis_fl.codecs.names import CodecForm
 from tardis_fl.errors import RunError
 
 FLOAT16_MAX = 65504.0
 
-Transfer = Callable[[Tensor], Tensor]
 
-
-@dataclass(frozen=True)
-class EncodedFeatures:
-    """Features of N samples as values; a code of fewer than 8 bits takes a byte here, and less only on the wire.
-
-    Attributes:
-        values: (N, ...) uint8, float16 or float32.
-        low: (N,) float32, each sample's smallest value (where values are codes, else empty).
-        scale: (N,) float32, each sample's step (where values are codes, else empty).
-    """
-
-    values: Tensor
-    low: Tensor
-    scale: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, rows: slice) -> EncodedFeatures:
-        """Returns some samples, without copying them."""
-        return EncodedFeatures(*(part[rows] if len(part) else part for part in self._parts))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of everything."""
-        return sum(part.nbytes for part in self._parts)
-
-    def empty(self, count: int) -> EncodedFeatures:
-        """Returns room for so many samples of this kind."""
-        return EncodedFeatures(
-            *(part.new_empty(count, *part.shape[1:]) if len(part) else part for part in self._parts)
-        )
-
-    def put(self, first: int, others: EncodedFeatures) -> None:
-        """Copies samples into place."""
-        for mine, theirs in zip(self._parts, others._parts, strict=True):
-            if len(mine):
-                mine[first : first + len(others)] = theirs
-
-    @property
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.values, self.low, self.scale
-
-
-def encode(features: Tensor, codec: str) -> EncodedFeatures:
+def quantise(features: Tensor, form: CodecForm) -> EncodedFeatures:
     """Encodes features (N, ...), each sample by itself.
 
     Codes of b bits map a sample's range linearly to 0..2^b - 1, so that its error is at most half
@@ -76,68 +37,67 @@ def encode(features: Tensor, codec: str) -> EncodedFeatures:
     Raises:
         RunError: If a value isn't finite, is too large for float16, or lies too far from another of
             its sample for a scale in float32.
-        ValueError: If no codec is called so.
     """
-    form = parse_codec(codec)
     features = features.detach().float()
     if not torch.isfinite(features).all():
-        raise RunError(f"features can't be sent as {codec}: they hold values that are not finite")
-    empty = torch.empty(0)
+        raise RunError(f"features can't be sent as {form}: they hold values that are not finite")
     if form.quantiser == "float32":
-        return EncodedFeatures(features, empty, empty)
+        return _encoded(features)
     if form.quantiser == "float16":
         if len(features) and features.abs().max() > FLOAT16_MAX:
             raise RunError(
-                f"features can't be sent as {codec}: got {features.abs().max():.3g}, the largest it holds is {FLOAT16_MAX:g}"
+                f"features can't be sent as {form}: got {features.abs().max():.3g}, "
+                f"the largest it holds is {FLOAT16_MAX:g}"
             )
-        return EncodedFeatures(features.half(), empty, empty)
+        return _encoded(features.half())
     levels = 2**form.bits - 1
-    flat = features.flatten(1)
-    low, high = flat.aminmax(dim=1) if len(flat) else (empty, empty)
-    scale = (
-        ((high.double() - low.double()) / levels).float().clamp_min(torch.finfo(torch.float32).tiny)
-    )
+    low, high = _ranges(features)
+    step = ((high.double() - low.double()) / levels).float()
+    scale = step.clamp_min(torch.finfo(torch.float32).tiny)
     too_wide = ~torch.isfinite(scale * levels + low) | ~torch.isfinite(high - low)
     if too_wide.any():
         first = int(too_wide.nonzero()[0])
         raise RunError(
-            f"features can't be sent as {codec}: a sample's values go from {low[first]:.3g} to {high[first]:.3g}, wider than float32 can measure"
+            f"features can't be sent as {form}: a sample's values go from {low[first]:.3g} "
+            f"to {high[first]:.3g}, wider than float32 can measure"
         )
-    values = (
-        ((features - _per_sample(low, features)) / _per_sample(scale, features))
-        .round_()
-        .clamp_(0, levels)
-    )
-    return EncodedFeatures(values.to(torch.uint8), low, scale)
+    steps = (features - _per_sample(low, features)) / _per_sample(scale, features)
+    return _encoded(steps.round_().clamp_(0, levels).to(torch.uint8), low, scale)
 
 
-def decode(encoded: EncodedFeatures, rows: Tensor | slice = slice(None)) -> Tensor:
-    """Decodes the chosen rows to float32, in channels-last memory order where they are maps."""
-    values = encoded.values[rows].float()
+def dequantise(encoded: EncodedFeatures) -> Tensor:
+    """Returns features as float32, in channels-last memory order where they are maps."""
+    codes = encoded.tensors["values"]
+    values = codes.float()
     if values.dim() == 4:
         values = values.contiguous(memory_format=torch.channels_last)
-    if encoded.values.dtype == torch.uint8:
-        values = values.mul_(_per_sample(encoded.scale[rows], values)).add_(
-            _per_sample(encoded.low[rows], values)
-        )
+    if codes.dtype == torch.uint8:
+        scale = _per_sample(encoded.tensors["scale"], values)
+        low = _per_sample(encoded.tensors["low"], values)
+        # `values` is a copy, since its type differs from that of the codes
+        values = values.mul_(scale).add_(low)
     return values
 
 
-def concatenate(parts: list[EncodedFeatures]) -> EncodedFeatures:
-    """Joins the samples of several senders."""
-    return EncodedFeatures(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("values", "low", "scale"))
-    )
+def _encoded(
+    values: Tensor, low: Tensor | None = None, scale: Tensor | None = None
+) -> EncodedFeatures:
+    empty = torch.empty(0)
+    tensors = {
+        "values": values,
+        "low": empty if low is None else low,
+        "scale": empty if scale is None else scale,
+    }
+    return EncodedFeatures(tensors, tuple(values.shape[1:]))
 
 
-def transfer(codec: str) -> Transfer:
-    """Returns the function that features go through on their way from one tier to the next.
-
-    Raises:
-        ValueError: If no codec is called so.
-    """
-    parse_codec(codec)
-    return lambda features: decode(encode(features, codec))
+def _ranges(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and the largest value of each sample, (N,) each."""
+    if not len(features):
+        empty = torch.empty(0)
+        return empty, empty
+    low, high = features.flatten(1).aminmax(dim=1)
+    return low, high
 
 
 def _per_sample(column: Tensor, like: Tensor) -> Tensor:

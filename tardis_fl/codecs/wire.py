@@ -8,10 +8,9 @@ A message is a header and a payload, and nothing else:
   message.
 
 All is little-endian. Codec and shape of the features are fixed with the deployment and known to
-both tiers, so no message repeats them.
-A request travels alone, so each sample is compressed by itself, and always: where its payload
-doesn't shrink, it grows by the compressor's own dozen bytes instead of costing every message a
-flag.
+both tiers, so no message repeats them. A request travels alone, so each sample is compressed by
+itself, and always: where its payload doesn't shrink, it grows by the compressor's own dozen bytes
+instead of costing every message a flag.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ import torch
 import zstandard
 from torch import Tensor
 
-from tardis_fl.codecs.names import Codec, parse_codec
+from tardis_fl.codecs.codec import Codec, EncodedFeatures
+from tardis_fl.codecs.names import CodecForm
 from tardis_fl.codecs.packing import pack, packed_bytes, unpack
-from tardis_fl.codecs.quantisers import EncodedFeatures, decode, encode
+from tardis_fl.codecs.quantisers import dequantise, quantise
 from tardis_fl.errors import RunError
 
 # Chosen on features of a trained ResNet over CIFAR-10: zlib 9 is under 1 % smaller than 6 and takes
-# up to five times as long; zstd 1 is within
-# 3 % of levels 3 to 9 at a fraction of the time, and level 13 would save up to 8 % for three to
-# twenty times the time.
+# up to five times as long; zstd 1 is within 3 % of levels 3 to 9 at a fraction of the time, and
+# level 13 would save up to 8 % for three to twenty times the time.
 ZLIB_LEVEL = 6
 ZSTD_LEVEL = 1
 HEADER_BYTES = 8
@@ -42,115 +41,115 @@ HEADER_BYTES = 8
 _FLOAT_TYPES = {"float32": "<f4", "float16": "<f2"}
 
 
-def sample_bytes(shape: Sequence[int], codec: str) -> int | None:
-    """Returns the bytes that one sample's features of `shape` take on the wire, header included.
-
-    Returns:
-        None where the codec compresses: the size then depends on the content, and `message_bytes`
-            measures it.
-
-    Raises:
-        ValueError: If no codec is called so.
-    """
-    form = parse_codec(codec)
-    return (
-        None if form.compressor else _header_bytes(form) + packed_bytes(math.prod(shape), form.bits)
-    )
-
-
-def message_bytes(features: Tensor, codec: str) -> npt.NDArray[np.int64]:
-    """Returns how many bytes each sample of features (N, ...) takes on the wire: (N,)."""
-    return encoded_bytes(encode(features, codec), codec)
-
-
-def encoded_bytes(encoded: EncodedFeatures, codec: str) -> npt.NDArray[np.int64]:
-    """Returns `message_bytes` of features that are already quantised, with this codec or one that differs in its compressor."""
-    size = sample_bytes(encoded.values.shape[1:], codec)
-    if size is not None:
-        return np.full(len(encoded), size, np.int64)
-    return np.fromiter(map(len, _messages(encoded, parse_codec(codec))), np.int64, len(encoded))
-
-
-def pack_samples(features: Tensor, codec: str) -> list[bytes]:
-    """Makes the message of each sample of features (N, ...).
-
-    Raises:
-        RunError: If the codec can't carry a value; see `encode`.
-        ValueError: If no codec is called so.
-    """
-    return _messages(encode(features, codec), parse_codec(codec))
-
-
-def unpack_samples(messages: Sequence[bytes], shape: Sequence[int], codec: str) -> Tensor:
-    """Reads the messages of N samples.
+class WireCodec(Codec):
+    """One of our codecs.
 
     Args:
-        messages: From `pack_samples`.
-        shape: (...) of one sample's features.
-        codec: That they were packed with.
-
-    Returns:
-        (N, ...) float32, bit for bit what `decode(encode(features, codec))` gives.
-
-    Raises:
-        RunError: If a message is cut off, damaged, or of another codec or shape, as far as that can
-            be seen.
-        ValueError: If no codec is called so.
+        form: What its name stands for.
     """
-    form = parse_codec(codec)
-    num_values, header = math.prod(shape), _header_bytes(form)
-    wanted = packed_bytes(num_values, form.bits)
-    expand = _EXPANDERS[form.compressor]
-    payloads = np.empty((len(messages), wanted), np.uint8)
-    headers = np.empty((len(messages), header), np.uint8)
-    for number, message in enumerate(messages):
-        payload = expand(message[header:], wanted) if len(message) >= header else None
-        if payload is None or len(payload) != wanted:
-            size = (
-                f"{header + wanted:,} bytes"
-                if form.compressor is None
-                else f"{header} bytes of header and a whole {form.compressor} stream of {wanted:,}"
-            )
+
+    def __init__(self, form: CodecForm) -> None:
+        self.form = form
+        self.fixed_size = form.compressor is None
+
+    @property
+    def name(self) -> str:
+        """Such as `4bit+zstd`."""
+        return str(self.form)
+
+    def encode(self, features: Tensor) -> EncodedFeatures:
+        """Encodes features (N, ...); see `quantise`."""
+        return quantise(features, self.form)
+
+    def decode(self, encoded: EncodedFeatures) -> Tensor:
+        """Returns features (N, ...) float32; see `dequantise`."""
+        return dequantise(encoded)
+
+    def num_bytes(self, encoded: EncodedFeatures) -> npt.NDArray[np.int64]:
+        """Returns the length of each sample's message (N,).
+
+        Args:
+            encoded: By this codec, or one that differs in its compressor alone.
+        """
+        size = self.sample_bytes(encoded.shape)
+        if size is not None:
+            return np.full(len(encoded), size, np.int64)
+        return np.fromiter(map(len, self.pack(encoded)), np.int64, len(encoded))
+
+    def sample_bytes(self, shape: Sequence[int]) -> int | None:
+        """Returns the bytes of a message for features of `shape`; None where it is compressed."""
+        if not self.fixed_size:
+            return None
+        return self._header_bytes + packed_bytes(math.prod(shape), self.form.bits)
+
+    def pack(self, encoded: EncodedFeatures) -> list[bytes]:
+        """Makes the message of each sample."""
+        headers, payloads = _to_bytes(encoded, self.form)
+        compress = _COMPRESSORS[self.form.compressor]()
+        return [
+            header.tobytes() + compress(payload.tobytes())
+            for header, payload in zip(headers, payloads, strict=True)
+        ]
+
+    def unpack(self, messages: Sequence[bytes], shape: Sequence[int]) -> Tensor:
+        """Reads the messages of N samples.
+
+        Args:
+            messages: From `pack`.
+            shape: (...) of one sample's features.
+
+        Returns:
+            (N, ...) float32, bit for bit what `decode(encode(features))` gives.
+
+        Raises:
+            RunError: If a message is cut off, damaged, or of another codec or shape, as far as that
+                can be seen.
+        """
+        header = self._header_bytes
+        wanted = packed_bytes(math.prod(shape), self.form.bits)
+        expand = _EXPANDERS[self.form.compressor]
+        payloads = np.empty((len(messages), wanted), np.uint8)
+        headers = np.empty((len(messages), header), np.uint8)
+        for number, message in enumerate(messages):
+            payload = expand(message[header:], wanted) if len(message) >= header else None
+            if payload is None or len(payload) != wanted:
+                raise RunError(
+                    f"message {number}: got {len(message):,} bytes that can't be read; wanted "
+                    f"{self._size_in_words(wanted)} for features of shape {tuple(shape)} "
+                    f"as {self.name}"
+                )
+            headers[number] = np.frombuffer(message, np.uint8, header)
+            payloads[number] = np.frombuffer(payload, np.uint8)
+        encoded = _from_bytes(headers, payloads, (len(messages), *shape), self.form)
+        decoded = dequantise(encoded)
+        finite = torch.isfinite(decoded.flatten(1)).all(dim=1)
+        if not finite.all():
             raise RunError(
-                f"message {number}: got {len(message):,} bytes that can't be read; wanted {size} for features of shape {tuple(shape)} as {codec}"
+                f"message {int((~finite).nonzero()[0])}: got values that are not finite; "
+                f"wanted features as {self.name}, which never hold such"
             )
-        headers[number] = np.frombuffer(message, np.uint8, header)
-        payloads[number] = np.frombuffer(payload, np.uint8)
-    decoded = decode(_from_bytes(headers, payloads, (len(messages), *shape), form))
-    finite = torch.isfinite(decoded.flatten(1)).all(dim=1)
-    if not finite.all():
-        raise RunError(
-            f"message {int((~finite).nonzero()[0])}: got values that are not finite; wanted features as {codec}, which never hold such"
-        )
-    return decoded
+        return decoded
 
+    @property
+    def _header_bytes(self) -> int:
+        return HEADER_BYTES if self.form.has_scale else 0
 
-def _header_bytes(form: Codec) -> int:
-    return HEADER_BYTES if form.has_scale else 0
-
-
-def _messages(encoded: EncodedFeatures, form: Codec) -> list[bytes]:
-    headers, payloads = _to_bytes(encoded, form)
-    compress = _COMPRESSORS[form.compressor]()
-    return [
-        header.tobytes() + compress(payload.tobytes())
-        for header, payload in zip(headers, payloads, strict=True)
-    ]
+    def _size_in_words(self, payload_bytes: int) -> str:
+        header = self._header_bytes
+        if self.form.compressor is None:
+            return f"{header + payload_bytes:,} bytes"
+        stream = f"a whole {self.form.compressor} stream of {payload_bytes:,}"
+        return f"{header} bytes of header and {stream}"
 
 
 def _to_bytes(
-    encoded: EncodedFeatures, form: Codec
+    encoded: EncodedFeatures, form: CodecForm
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Returns headers (N, 0 or 8) and payloads (N, bytes) before compression."""
-    values = encoded.values.cpu().flatten(1).numpy()
+    values = encoded.tensors["values"].cpu().flatten(1).numpy()
     if form.has_scale:
-        headers = (
-            torch.stack([encoded.low, encoded.scale], dim=1)
-            .cpu()
-            .numpy()
-            .astype("<f4")
-            .view(np.uint8)
-        )
+        columns = torch.stack([encoded.tensors["low"], encoded.tensors["scale"]], dim=1)
+        headers = columns.cpu().numpy().astype("<f4").view(np.uint8)
         return headers, pack(values, form.bits)
     values = np.ascontiguousarray(values, _FLOAT_TYPES[form.quantiser])
     return np.empty((len(values), 0), np.uint8), values.view(np.uint8)
@@ -160,23 +159,23 @@ def _from_bytes(
     headers: npt.NDArray[np.uint8],
     payloads: npt.NDArray[np.uint8],
     shape: tuple[int, ...],
-    form: Codec,
+    form: CodecForm,
 ) -> EncodedFeatures:
     """Undoes `_to_bytes`."""
+    empty = torch.empty(0)
     if form.has_scale:
         columns = torch.from_numpy(headers.view("<f4").astype(np.float32))
-        codes = unpack(payloads, form.bits, math.prod(shape[1:]))
-        return EncodedFeatures(
-            torch.from_numpy(np.ascontiguousarray(codes)).reshape(shape),
-            columns[:, 0],
-            columns[:, 1],
-        )
-    values = payloads.view(_FLOAT_TYPES[form.quantiser])
-    return EncodedFeatures(
-        torch.from_numpy(values.astype(values.dtype.newbyteorder("="))).reshape(shape),
-        torch.empty(0),
-        torch.empty(0),
-    )
+        codes = np.ascontiguousarray(unpack(payloads, form.bits, math.prod(shape[1:])))
+        tensors = {
+            "values": torch.from_numpy(codes).reshape(shape),
+            "low": columns[:, 0],
+            "scale": columns[:, 1],
+        }
+    else:
+        values = payloads.view(_FLOAT_TYPES[form.quantiser])
+        native = values.astype(values.dtype.newbyteorder("="))
+        tensors = {"values": torch.from_numpy(native).reshape(shape), "low": empty, "scale": empty}
+    return EncodedFeatures(tensors, shape[1:])
 
 
 def _as_it_is(payload: bytes, wanted: int) -> bytes:
@@ -184,7 +183,10 @@ def _as_it_is(payload: bytes, wanted: int) -> bytes:
 
 
 def _expand_zlib(payload: bytes, wanted: int) -> bytes | None:
-    """Returns what was compressed, None where it isn't a whole stream of the wanted size; never expands further than that."""
+    """Returns what was compressed; None where it isn't a whole stream of the wanted size.
+
+    It never expands further than that.
+    """
     stream = zlib.decompressobj()
     try:
         expanded = stream.decompress(payload, wanted + 1)
@@ -194,7 +196,10 @@ def _expand_zlib(payload: bytes, wanted: int) -> bytes | None:
 
 
 def _expand_zstd(payload: bytes, wanted: int) -> bytes | None:
-    """Does for Zstandard what `_expand_zlib` does; a frame states its size before it takes any memory."""
+    """Does for Zstandard what `_expand_zlib` does.
+
+    A frame states its size, so that nothing is expanded that would be too large.
+    """
     try:
         if zstandard.get_frame_parameters(payload).content_size != wanted:
             return None

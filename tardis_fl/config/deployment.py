@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.names import CODECS
 from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
+CodecName = Annotated[str, Field(json_schema_extra=CODECS.json_schema())]
 Axis = Literal["offload_rate", "bytes", "macs", "latency_ms", "energy_mj"]
 POLICY_NAMES = ("max_softmax", "margin", "entropy", "patience", "gain")
 USERS_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -22,11 +23,6 @@ TARGETS = (
     "certificate",
     "thresholds",
 )
-
-
-def _known_codec(name: str) -> str:
-    parse_codec(name)
-    return name
 
 
 class CertificateConfig(Section):
@@ -170,10 +166,10 @@ class DeploymentConfig(Section):
     mixing: bool = False
     """Meet a budget exactly by mixing two thresholds at random, each sample by the seed and its
     number."""
-    feature_codec: Annotated[str, AfterValidator(_known_codec)] = "uint8"
+    feature_codec: CodecName = "uint8"
     """How features travel between tiers: float32, float16, uint8 or 2bit to 7bit, alone or followed
-    by +zlib or +zstd."""
-    measure_codecs: list[Annotated[str, AfterValidator(_known_codec)]] = Field(default=[])
+    by +zlib or +zstd. Or MODULE:CLASS, a codec of your own."""
+    measure_codecs: list[CodecName] = Field(default=[])
     """Codecs to measure through the segments too, each with its accuracy and bytes, for the
     report's table."""
     batch_size: PositiveInt = 250

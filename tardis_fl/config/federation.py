@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tardis_fl.codecs.names import CODECS, TRAINING_CODECS
 from tardis_fl.config.section import (
     ADDED,
-    Codec,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -19,6 +19,8 @@ from tardis_fl.config.section import (
     Section,
 )
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
+
+TRAINING_CODEC_SCHEMA = CODECS.json_schema(TRAINING_CODECS)
 
 
 class OptimizerConfig(Section):
@@ -223,9 +225,9 @@ class FederationConfig(Section):
     it, for which these weights travel once more)."""
     feature_buffer_rounds: PositiveInt = 1
     """Rounds whose features the server keeps and trains on; 1: only this round's."""
-    feature_codec: Codec = "uint8"
-    """How features travel from client to server; uint8 and float16 are lossy, uint8 has a scale per
-    sample."""
+    feature_codec: Annotated[str, Field(json_schema_extra=TRAINING_CODEC_SCHEMA)] = "uint8"
+    """How features travel from client to server: uint8, float16 or float32; uint8 and float16 are
+    lossy, uint8 has a scale per sample. Or MODULE:CLASS, a codec of your own."""
     proxy_fraction: PositiveFloat | None = None
     """Share of the training images that the server keeps as its own and deals to no client
     (server_training proxy)."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from tardis_fl.core.importing import (
@@ -54,6 +54,7 @@ class Registry(Generic[T]):
         form: `MODULE:FUNCTION` or `MODULE:CLASS`, as messages ask for it.
         supplied: Positional arguments that the framework gives; the other parameters are options.
         options_key: Where a configuration gives options; None: there are none.
+        summary: Our names in words, for messages, where there are too many to list.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Registry(Generic[T]):
         form: str = "MODULE:FUNCTION",
         supplied: int = 0,
         options_key: str | None = None,
+        summary: str = "",
     ) -> None:
         """Starts without entries."""
         self.kind = kind
@@ -73,6 +75,7 @@ class Registry(Generic[T]):
         self.form = form
         self.supplied = supplied
         self.options_key = options_key
+        self.summary = summary
         self._entries: dict[str, T | str] = {}
 
     @overload
@@ -122,6 +125,8 @@ class Registry(Generic[T]):
     @property
     def wanted(self) -> str:
         """What may stand at the key, for messages: the names, or MODULE:OBJECT."""
+        if self.summary:
+            return f"{self.summary}, or {self.form}"
         return one_of(self.names(), self.form)
 
     def problem_with_name(self, name: str, *, key: str | None = None) -> Problem | None:
@@ -176,9 +181,14 @@ class Registry(Generic[T]):
         values = converted_options(found, options or {}, supplied=self.supplied)
         return cast("T", functools.partial(found, **values)) if values else found
 
-    def json_schema(self) -> dict[str, Any]:
-        """Returns what may stand at the key as JSON Schema, for `json_schema_extra`."""
-        return {"anyOf": [{"enum": list(self.names())}, {"pattern": REFERENCE.pattern}]}
+    def json_schema(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Returns what may stand at a key as JSON Schema, for `json_schema_extra`.
+
+        Args:
+            names: Those that may stand there; None: all registered ones.
+        """
+        known = list(self.names() if names is None else names)
+        return {"anyOf": [{"enum": known}, {"pattern": REFERENCE.pattern}]}
 
     def _find(self, name: str, key: str) -> T | Problem:
         problem = self.problem_with_name(name, key=key)

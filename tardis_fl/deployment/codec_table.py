@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tardis_fl.codecs.metering import Meter
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.names import shared_pass
 from tardis_fl.deployment.escalation import Outcome
 from tardis_fl.deployment.png import png_bytes, raw_bytes
 from tardis_fl.deployment.scoring.policies import extra_bytes
@@ -96,7 +96,7 @@ def measure_codecs(
         raise ValueError(f"codecs: got {', '.join(codecs)}; wanted each once")
     sharing: dict[str, list[str]] = {}
     for codec in codecs:
-        sharing.setdefault(parse_codec(codec).quantiser, []).append(codec)
+        sharing.setdefault(shared_pass(codec), []).append(codec)
     with evaluation_mode(network):
         rows = {
             row.codec: row

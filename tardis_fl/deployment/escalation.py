@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.deployment.scoring.policies import ScoringRule
 from tardis_fl.deployment.thresholds.mixing import mixed_draw
 from tardis_fl.early_exit.network import EarlyExitNetwork

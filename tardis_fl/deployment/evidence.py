@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tardis_fl.codecs.metering import Meter
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.core.atomic import write_bytes
 from tardis_fl.data.images import Dataset
 from tardis_fl.deployment.png import png_bytes
@@ -130,7 +130,7 @@ class Evidence:
         columns = labels, len(dataset.train) + np.arange(count), np.full(count, -1)
         raw_image = exit_logits(segments, inputs_of(dataset, dataset.test.images), count)
         calibrate_bytes = test.bytes
-        if calibrate is not None and parse_codec(codec).compressor:
+        if calibrate is not None and not has_fixed_size(codec):
             calibrate_bytes = pass_all(
                 segments,
                 inputs_of(dataset, dataset.train.images[calibrate.sample_ids]),

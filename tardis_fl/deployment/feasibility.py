@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tardis_fl.codecs.wire import sample_bytes
+from tardis_fl.codecs.codec import sample_bytes
 from tardis_fl.config.schema import Config
 from tardis_fl.deployment.pipeline import cost_axes
 from tardis_fl.deployment.queueing.machines import Machines

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tardis_fl.codecs.names import BYTES_PER_VALUE
-from tardis_fl.codecs.wire import sample_bytes
+from tardis_fl.codecs.codec import sample_bytes
+from tardis_fl.codecs.names import TRAINING_CODECS
 from tardis_fl.early_exit.conversion.tracing import countable_attention, evaluation_mode
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
@@ -45,8 +45,9 @@ class SegmentCost:
         return math.prod(self.feature_shape)
 
     def bytes_per_codec(self) -> dict[str, int]:
-        """Returns the bytes that one sample's features take on the wire with each codec, headers included."""
-        return {codec: sample_bytes(self.feature_shape, codec) for codec in BYTES_PER_VALUE}
+        """Returns the bytes that one sample's features take with each of training's codecs."""
+        sizes = {codec: sample_bytes(self.feature_shape, codec) for codec in TRAINING_CODECS}
+        return {codec: size for codec, size in sizes.items() if size is not None}
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -9,8 +9,8 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from tardis_fl.codecs.names import BYTES_PER_VALUE, parse_codec
-from tardis_fl.codecs.wire import sample_bytes
+from tardis_fl.codecs.codec import sample_bytes
+from tardis_fl.codecs.names import CODEC_NAMES, TRAINING_CODECS, parse_codec
 from tardis_fl.early_exit.counting import SegmentCost, oversized, segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork
 
@@ -21,7 +21,7 @@ def summary_table(
     *,
     input_values: int,
     title: str = "",
-    codecs: Sequence[str] = tuple(BYTES_PER_VALUE),
+    codecs: Sequence[str] = TRAINING_CODECS,
 ) -> Table:
     """Lists parameters, multiply-accumulates and what crosses to the next segment in each codec.
 
@@ -50,14 +50,11 @@ def summary_table(
     table.add_row(
         "hands on", *("x".join(map(str, cost.feature_shape)) for cost in crossing), "logits", ""
     )
-    for form in map(parse_codec, codecs):
-        before = f", before {form.compressor}" if form.compressor else ""
-        table.add_row(
-            f"  bytes as {form.quantiser}{before}",
-            *(f"{sample_bytes(cost.feature_shape, form.quantiser):,}" for cost in crossing),
-            "",
-            "",
-        )
+    for name in codecs:
+        codec, ending = _without_compressor(name)
+        sizes = [sample_bytes(cost.feature_shape, codec) for cost in crossing]
+        cells = ["by content" if size is None else f"{size:,}" for size in sizes]
+        table.add_row(f"  bytes as {escape(codec)}{ending}", *cells, "", "")
     table.add_row(
         f"  uint8 / raw {input_values:,}",
         *(f"{cost.bytes_per_codec()['uint8'] / input_values:.2f}" for cost in crossing),
@@ -65,6 +62,14 @@ def summary_table(
         "",
     )
     return table
+
+
+def _without_compressor(name: str) -> tuple[str, str]:
+    """Returns the codec whose bytes follow from a shape, and what a row says of the compression."""
+    if name not in CODEC_NAMES:
+        return name, ""
+    form = parse_codec(name)
+    return form.quantiser, f", before {form.compressor}" if form.compressor else ""
 
 
 def summary(
@@ -89,8 +94,7 @@ def summary(
     costs = segment_costs(network, input_shape, dtype)
     names = names or [f"segment {number}" for number in range(len(network))]
     table = summary_table(costs, names, input_values=math.prod(input_shape))
-    table.caption, table.caption_justify = (
-        escape("\n".join(oversized(costs, names, math.prod(input_shape)))) or None,
-        "left",
-    )
+    warnings = "\n".join(oversized(costs, names, math.prod(input_shape)))
+    table.caption = escape(warnings) or None
+    table.caption_justify = "left"
     return table

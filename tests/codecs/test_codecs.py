@@ -12,17 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tardis_fl.codecs.codec import EncodedFeatures, codec_of, sample_bytes, transfer
 from tardis_fl.codecs.names import BITS_PER_VALUE, CODEC_NAMES, FLOATS, TRAINING_CODECS, parse_codec
 from tardis_fl.codecs.packing import pack, packed_bytes, unpack
-from tardis_fl.codecs.quantisers import concatenate, decode, encode, transfer
-from tardis_fl.codecs.wire import (
-    encoded_bytes,
-    message_bytes,
-    pack_samples,
-    sample_bytes,
-    unpack_samples,
-)
-from tardis_fl.errors import RunError
+from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.transport.messages import FeatureBatch, pack_tensors, unpack_tensors
 from tests.reference import codecs as reference
 
@@ -37,6 +30,26 @@ any_features = hnp.arrays(
     hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=6),
     elements=st.one_of(*(st.floats(-limit, limit, width=32) for limit in (HUGE, 8.0, 8 * TINY))),
 )
+
+
+def encode(features, codec):
+    return codec_of(codec).encode(features)
+
+
+def decode(encoded):
+    return codec_of("float32").decode(encoded)  # all of ours decode alike
+
+
+def message_bytes(features, codec):
+    return codec_of(codec).num_bytes(encode(features, codec))
+
+
+def pack_samples(features, codec):
+    return codec_of(codec).pack(encode(features, codec))
+
+
+def unpack_samples(messages, shape, codec):
+    return codec_of(codec).unpack(messages, shape)
 
 
 def some_features(seed, count=5, shape=(3, 4, 4), magnitude=1.0):
@@ -67,9 +80,9 @@ def check_error(features, codec):
     encoded = encode(features, codec)
     error = (decode(encoded).double() - features.double()).abs().flatten(1).amax(1)
     flat = features.double().flatten(1)
-    assert (error <= encoded.scale.double() / 2 + 2.0**-21 * flat.abs().amax(1)).all()
+    assert (error <= encoded.tensors["scale"].double() / 2 + 2.0**-21 * flat.abs().amax(1)).all()
     step = (flat.amax(1) - flat.amin(1)) / (2 ** BITS_PER_VALUE[codec] - 1)
-    assert (encoded.scale.double() <= step.clamp_min(TINY) * (1 + 2.0**-23)).all()
+    assert (encoded.tensors["scale"].double() <= step.clamp_min(TINY) * (1 + 2.0**-23)).all()
 
 
 @given(features=hnp.arrays(np.float32, (3, 7), elements=st.floats(-65504, 65504, width=32)))
@@ -120,17 +133,19 @@ def test_what_a_codec_cannot_carry_is_refused():
     "name", ["4bits+zstd", "zstd", "uint8+gzip", "8bit", "uint8+", "+zstd", "", "4bit+zstd+zlib"]
 )
 def test_unknown_names_are_refused(name):
+    wanted = "wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by"
+    with pytest.raises(ValueError, match=wanted) as refused:
+        parse_codec(name)
+    assert f"got {name!r}" in str(refused.value)
     for use in (
-        parse_codec,
+        codec_of,
         transfer,
         lambda name: sample_bytes((3,), name),
         lambda name: encode(torch.zeros(1, 1), name),
     ):
-        with pytest.raises(
-            ValueError, match="wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by"
-        ) as refused:
+        with pytest.raises(ConfigError, match=wanted) as refused:
             use(name)
-        assert f"got {name!r}" in str(refused.value)
+        assert f"got the text {name!r}" in str(refused.value)
 
 
 def test_an_unknown_name_gets_the_nearest_one():
@@ -204,7 +219,7 @@ def test_stated_sizes_are_those_of_the_messages(codec):
     )
     lengths = [len(message) for message in pack_samples(features, codec)]
     assert message_bytes(features, codec).tolist() == lengths
-    assert encoded_bytes(encode(features, codec.partition("+")[0]), codec).tolist() == lengths
+    assert codec_of(codec).num_bytes(encode(features, codec.partition("+")[0])).tolist() == lengths
     assert sample_bytes((4, 6, 6), codec) == (None if "+" in codec else lengths[0])
     assert unpack_samples(pack_samples(features, codec), (4, 6, 6), codec).is_contiguous(
         memory_format=torch.channels_last
@@ -268,10 +283,7 @@ def test_a_message_that_would_expand_further_is_refused_before_it_does(compresso
 @pytest.mark.parametrize("codec", TRAINING_CODECS)
 def test_stated_bytes_are_what_is_encoded(codec):
     encoded = encode(some_features(3, count=7), codec)
-    total = sum(
-        tensor.numel() * tensor.element_size()
-        for tensor in (encoded.values, encoded.low, encoded.scale)
-    )
+    total = sum(tensor.numel() * tensor.element_size() for tensor in encoded.tensors.values())
     assert total == 7 * sample_bytes((3, 4, 4), codec)
 
 
@@ -283,8 +295,8 @@ def test_features_survive_flower_records_in_any_memory_order():
     )
     assert torch.equal(decode(arrived.features), decode(batch.features))
     assert torch.equal(arrived.labels, batch.labels)
-    both = concatenate([arrived.features, batch.features])
-    assert torch.equal(decode(both, torch.tensor([5, 1])), decode(batch.features)[[0, 1]])
+    both = EncodedFeatures.concatenate([arrived.features, batch.features])
+    assert torch.equal(decode(both[torch.tensor([5, 1])]), decode(batch.features)[[0, 1]])
 
 
 def test_scalars_and_empty_tensors_survive_flower_records():

@@ -48,7 +48,7 @@ def test_two_targets_in_one_place_are_refused():
         ),
         (
             ["deployment.feature_codec=4bits"],
-            "deployment.feature_codec: got the text '4bits'; wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd; did you mean '4bit'?",
+            "deployment.feature_codec: got the text '4bits'; wanted float32, float16, uint8 or 2bit to 7bit, alone or followed by +zlib or +zstd, or MODULE:CLASS; did you mean '4bit'?",
         ),
         (
             ["deployment.mixing=true"],

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tardis_fl.codecs.codec import sample_bytes
 from tardis_fl.codecs.names import BITS_PER_VALUE, CODEC_NAMES
-from tardis_fl.codecs.wire import sample_bytes
 from tardis_fl.deployment.codec_table import ImageRow, image_rows, measure_codecs
 from tardis_fl.deployment.escalation import Rule, replay
 from tardis_fl.deployment.png import png_bytes, raw_bytes
 from tardis_fl.early_exit.network import EarlyExitNetwork
-from tardis_fl.errors import RunError
+from tardis_fl.errors import ConfigError, RunError
 from tests.reference import codecs as reference
 
 CLASSES, THRESHOLDS = 3, (0.55, 0.6)
@@ -137,7 +137,7 @@ def test_a_network_of_one_segment_sends_nothing(samples):
 def test_what_cannot_be_measured_is_refused(network, samples):
     with pytest.raises(ValueError, match="codecs: got uint8, uint8; wanted each once"):
         measure(network, samples, ["uint8", "uint8"])
-    with pytest.raises(ValueError, match="did you mean 'uint8\\+zstd'"):
+    with pytest.raises(ConfigError, match="did you mean 'uint8\\+zstd'"):
         measure(network, samples, ["uint8+zst"])
     with pytest.raises(
         ValueError,

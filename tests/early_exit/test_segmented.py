@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.deployment.escalation import Rule, deploy, replay
 from tardis_fl.deployment.scoring.policies import table_scores
 from tardis_fl.deployment.thresholds.choice import NEVER_ESCALATE, NEVER_EXIT, decide

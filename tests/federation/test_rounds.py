@@ -132,7 +132,7 @@ def test_every_depth_trains_and_its_tables_hold_the_roles_of_all_clients(depth):
 
 
 def test_held_out_tables_equal_what_the_final_network_computes():
-    from tardis_fl.codecs.quantisers import transfer
+    from tardis_fl.codecs.codec import transfer
     from tardis_fl.early_exit.evaluation import exit_logits
 
     config = small_config("deployment.feature_codec=float32")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
+from tardis_fl.errors import ConfigError
 from tardis_fl.federation.server.rules import OWN_RULES
 
 KEYS_OF_FEATURES = (
@@ -332,7 +333,7 @@ def _sums(config: Config) -> Iterator[Problem]:
         "latency_ms",
         "energy_mj",
     )
-    if counts_bytes and parse_codec(deployment.feature_codec).compressor:
+    if counts_bytes and not _has_known_size(deployment.feature_codec):
         yield Problem(
             path,
             "sums",
@@ -358,6 +359,14 @@ def _sums(config: Config) -> Iterator[Problem]:
             "the counts know thresholds that all exits share; wanted tables, or threshold_mode: shared",
             ("deployment.threshold_mode",),
         )
+
+
+def _has_known_size(codec: str) -> bool:
+    """Whether a codec sends as many bytes for every sample."""
+    try:
+        return has_fixed_size(codec)
+    except ConfigError:
+        return True  # that it can't be had is a problem of its own
 
 
 def federation_warnings(config: Config) -> Iterator[str]:

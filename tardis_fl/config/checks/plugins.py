@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tardis_fl.codecs.names import CODECS, training_codec_names
 from tardis_fl.config.problem import Problem
 from tardis_fl.config.schema import Config
 from tardis_fl.core.importing import REFERENCE
 from tardis_fl.core.plugins import missing_plugins, plugin_problems
+from tardis_fl.core.problem import describe, did_you_mean, one_of
 from tardis_fl.core.registry import Registry
 from tardis_fl.data.partitioners import PARTITIONERS
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
@@ -24,12 +26,31 @@ class Choice:
         name: What is named.
         options: Its options.
         on_clients: Whether clients call it.
+        key: Where it stands, where that isn't the registry's key.
+        known: Registered names that may stand there; None: all of them.
     """
 
     registry: Registry[Any]
     name: str
     options: Mapping[str, Any]
     on_clients: bool
+    key: str | None = None
+    known: Sequence[str] | None = None
+
+    def problem_with_name(self) -> Problem | None:
+        """Returns what is wrong with the name by its form alone; nothing is imported."""
+        if self.known is None or self.name in self.known or REFERENCE.match(self.name):
+            return self.registry.problem_with_name(self.name, key=self.key)
+        wanted = f"wanted {one_of(self.known, self.registry.form)}"
+        hint = did_you_mean(self.name, self.known)
+        return Problem(self.key or self.registry.key, describe(self.name), f"{wanted}{hint}")
+
+    def problems(self) -> list[Problem]:
+        """Returns all that is wrong with the name and its options; what is named is imported."""
+        problem = self.problem_with_name()
+        if problem is not None:
+            return [problem]
+        return self.registry.problems(self.name, self.options, key=self.key)
 
 
 def choices(config: Config) -> Iterator[Choice]:
@@ -38,6 +59,23 @@ def choices(config: Config) -> Iterator[Choice]:
     aggregation = config.federation.aggregation
     yield Choice(PARTITIONERS, partition.scheme, partition.options, on_clients=True)
     yield Choice(AGGREGATION_RULES, aggregation.rule, aggregation.options, on_clients=False)
+    yield from _codecs(config)
+
+
+def _codecs(config: Config) -> Iterator[Choice]:
+    deployment = config.deployment
+    yield Choice(
+        CODECS,
+        config.federation.feature_codec,
+        {},
+        on_clients=True,
+        key="federation.feature_codec",
+        known=training_codec_names(),
+    )
+    yield Choice(CODECS, deployment.feature_codec, {}, on_clients=True)
+    for number, name in enumerate(deployment.measure_codecs):
+        key = f"deployment.measure_codecs.{number}"
+        yield Choice(CODECS, name, {}, on_clients=False, key=key)
 
 
 def choice_problems(config: Config) -> Iterator[Problem]:
@@ -46,9 +84,9 @@ def choice_problems(config: Config) -> Iterator[Problem]:
     yield from failed
     for choice in choices(config):
         # a module that failed might have registered the name, which is then no second problem
-        if failed and choice.registry.problem_with_name(choice.name) is not None:
+        if failed and choice.problem_with_name() is not None:
             continue
-        yield from choice.registry.problems(choice.name, choice.options)
+        yield from choice.problems()
 
 
 def problems_on_node(config: Config) -> list[str]:
@@ -64,5 +102,5 @@ def problems_on_node(config: Config) -> list[str]:
     return [
         f"lacks the plug-in with the {choice.registry.kind} {choice.name!r}; install it there"
         for choice in called
-        if choice.registry.problem_with_name(choice.name) is not None
+        if choice.problem_with_name() is not None
     ]

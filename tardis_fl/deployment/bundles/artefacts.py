@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import tardis_fl
-from tardis_fl.codecs.names import parse_codec
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
+from tardis_fl.codecs.names import CODECS
 from tardis_fl.config.deployment import POLICY_NAMES
 from tardis_fl.core.atomic import write_bytes, write_json
+from tardis_fl.core.importing import REFERENCE
 from tardis_fl.deployment.escalation import Deployment, Rule, deploy
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.catalogue import CATALOGUE
@@ -236,8 +237,8 @@ def load_bundle(
     Args:
         path: The folder that `save_bundle` wrote.
         factory: Builds the model, with any weights.
-        trust_functions: Whether a policy that is a function of somebody's (MODULE:FUNCTION) may be
-            imported and called.
+        trust_functions: Whether a policy or codec that is somebody's (MODULE:FUNCTION or
+            MODULE:CLASS) may be imported and called.
 
     Raises:
         DataError: A file is missing, damaged, tampered with, of another format or version, or the
@@ -274,6 +275,11 @@ def load_bundle(
     if rule.policy not in POLICY_NAMES and not trust_functions:
         raise DataError(
             f"{folder}: its policy is the function {rule.policy!r}, which would be imported and run; pass trust_functions=True if you trust it"
+        )
+    if REFERENCE.match(rule.codec) and not trust_functions:
+        raise DataError(
+            f"{folder}: its features go through the codec {rule.codec!r}, which would be imported "
+            "and run; pass trust_functions=True if you trust it"
         )
     network = _rebuild(folder, recipe, factory)
     if len(network) != len(blobs):
@@ -449,7 +455,9 @@ def _checked_rule(rule: Rule, num_exits: int) -> Rule:
         raise ValueError(
             f"temperatures: got {list(rule.temperatures)} for {num_exits} exits; wanted one above 0 an exit"
         )
-    parse_codec(rule.codec)
+    problem = CODECS.problem_with_name(rule.codec, key="codec")
+    if problem is not None:
+        raise ValueError(str(problem))
     coefficients = rule.scoring.coefficients
     if coefficients is not None and len(coefficients) != num_exits - 1:
         raise ValueError(

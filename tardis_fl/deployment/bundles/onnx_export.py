@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.core.atomic import write_bytes, write_json
 from tardis_fl.deployment.bundles.artefacts import MANIFEST, Bundle, load_bundle, sha256
 from tardis_fl.early_exit.network import Segment

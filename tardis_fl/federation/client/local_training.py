@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import concatenate, encode, transfer
+from tardis_fl.codecs.codec import EncodedFeatures, codec_of, transfer
 from tardis_fl.config.federation import OptimizerConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import training_arithmetic
@@ -256,6 +256,7 @@ def training_features(
     """
     own = torch.from_numpy(indices)
     parts, last = [], len(own)
+    sender = codec_of(codec)
     for segment in segments:
         segment.eval()
     with torch.no_grad():
@@ -270,14 +271,14 @@ def training_features(
             with training_arithmetic(precision, data.device):
                 for segment in segments:
                     x = segment.body(x)
-            encoded = encode(x if noise is None else noise(x, number), codec)
+            encoded = sender.encode(x if noise is None else noise(x, number))
             if most_bytes is not None:
-                last = min(
-                    last, first + max(1, most_bytes // (encoded.num_bytes // len(positions)))
-                )
+                last = min(last, first + max(1, most_bytes // (encoded.nbytes // len(positions))))
             parts.append(encoded[max(first - begin, 0) : last - begin])
     return FeatureBatch(
-        concatenate(parts), data.labels[own[first:last].to(data.device)], len(segments)
+        EncodedFeatures.concatenate(parts),
+        data.labels[own[first:last].to(data.device)],
+        len(segments),
     )
 
 
@@ -309,13 +310,14 @@ def held_out_logits(
     """
     own = torch.from_numpy(indices)
     logits, parts = [], []
+    sender = codec_of(codec)
     for rows, features in evaluate_batches(
         segments, lambda rows: data.batch(own[rows], None)[0], len(own), transfer=transfer(codec)
     ):
         logits.append(rows)
-        parts.append(encode(features, codec))
+        parts.append(sender.encode(features))
     return torch.cat(logits, dim=1).cpu().numpy(), FeatureBatch(
-        concatenate(parts), data.labels[own.to(data.device)], len(segments)
+        EncodedFeatures.concatenate(parts), data.labels[own.to(data.device)], len(segments)
     )
 
 

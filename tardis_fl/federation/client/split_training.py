@@ -14,7 +14,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import encode
+from tardis_fl.codecs.codec import codec_of
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import training_arithmetic
 from tardis_fl.core.randomness import Purpose, torch_generator
@@ -149,9 +149,8 @@ class SplitClient:
         with torch.no_grad(), training_arithmetic(self._work.precision, self._work.device):
             for segment in self._segments:
                 x = segment.body(x)
-        return FeatureBatch(
-            encode(x, self._work.config.federation.feature_codec), labels, len(self._segments)
-        )
+        codec = codec_of(self._work.config.federation.feature_codec)
+        return FeatureBatch(codec.encode(x), labels, len(self._segments))
 
     def finish(self) -> tuple[Flat, Flat]:
         """Empties the state; returns the weights that the server sent and the trained ones."""

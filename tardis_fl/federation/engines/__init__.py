@@ -7,7 +7,7 @@ from importlib.metadata import version
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from tardis_fl.codecs.names import parse_codec
+from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.engines.inline import SERVER_NODE_ID, InlineGrid, imported_app
@@ -37,7 +37,7 @@ def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> No
         config.data.partition.scheme == "natural"
         and engine == "deployment"
         and not config.calibrates_by_sums
-        and parse_codec(codec).compressor
+        and not has_fixed_size(codec)
     ):
         raise ConfigError(
             f"deployment.feature_codec: got {codec!r}, whose bytes depend on each image, while the server has none of those that the nodes keep "

@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.evaluation import exit_logits
 from tardis_fl.early_exit.scoring.ensemble import ensemble_logits

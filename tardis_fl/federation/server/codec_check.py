@@ -1,4 +1,4 @@
-"""What can be known before anything trains: whether features of the untrained network travel in the configured codecs."""
+"""What can be known before anything trains: do features travel in the configured codecs?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import encode
+from tardis_fl.codecs.checking import try_codec
+from tardis_fl.codecs.codec import codec_of
 from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.network import Segment
 from tardis_fl.errors import ConfigError, RunError
 
 
 def check_codecs(segments: Sequence[Segment], images: Tensor, config: Config) -> None:
-    """Encodes the features of some images at every boundary that they may cross.
+    """Sends the features of some images over every boundary that they may cross.
 
     Args:
         segments: All segments, untrained; they are left in evaluation mode.
@@ -38,9 +39,10 @@ def check_codecs(segments: Sequence[Segment], images: Tensor, config: Config) ->
             keys["federation.feature_codec"] = config.federation.feature_codec
         for key, codec in keys.items():
             try:
-                encode(x, codec)
+                try_codec(codec_of(codec, key=key), x)
             except RunError as error:
                 name = config.tiers[number - 1].name
                 raise ConfigError(
-                    f"{key}: got {codec!r}; for what leaves {name!r}, {error}; wanted another codec, such as uint8 or float32, or another network"
+                    f"{key}: got {codec!r}; for what leaves {name!r}, {error}; "
+                    "wanted another codec, such as uint8 or float32, or another network"
                 ) from None

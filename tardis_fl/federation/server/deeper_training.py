@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tardis_fl.codecs.quantisers import decode, transfer
+from tardis_fl.codecs.codec import codec_of, transfer
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import training_arithmetic
 from tardis_fl.early_exit.evaluation import exit_logits
@@ -45,6 +45,7 @@ class ServerTrainer:
     ) -> None:
         self._segments, self._start = segments, config.server_start
         self._settings, self._precision, self._device = config.federation.server, precision, device
+        self._codec = codec_of(config.federation.feature_codec)
         self._planned_epochs = max(1, planned_epochs(config))
         self._parameters = [
             parameter for segment in segments[self._start :] for parameter in segment.parameters()
@@ -85,7 +86,7 @@ class ServerTrainer:
             self._set_rate((epoch + tally.num_samples / total) / self._planned_epochs)
             rows = rows.to(part.labels.device)
             self._step(
-                decode(part.features, rows).to(self._device),
+                self._codec.decode(part.features[rows]).to(self._device),
                 part.labels[rows].to(self._device),
                 part.depth,
                 objective,
@@ -106,7 +107,7 @@ class ServerTrainer:
         """
         self._set_modes()
         self._set_rate(epoch / self._planned_epochs)
-        features = decode(batch.features).to(self._device).requires_grad_()
+        features = self._codec.decode(batch.features).to(self._device).requires_grad_()
         self._step(features, batch.labels.to(self._device), batch.depth, objective, tally)
         assert features.grad is not None
         return features.grad
@@ -180,9 +181,10 @@ def deeper_logits(
 
     `codec` is what features travel in between the deeper tiers.
     """
+    sent = codec_of(codec)
     return exit_logits(
         segments[batch.depth :],
-        lambda rows: decode(batch.features, rows).to(device),
+        lambda rows: sent.decode(batch.features[rows]).to(device),
         len(batch),
         transfer=transfer(codec),
     )

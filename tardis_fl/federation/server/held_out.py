@@ -70,18 +70,10 @@ def collect_held_out(
                 if messages.FEATURES_KIND in content
                 else {}
             )
-            began.setdefault(
-                client,
-                (
-                    metrics,
-                    {
-                        name: tensor
-                        for name, tensor in tensors.items()
-                        if name not in FeatureBatch.NAMES
-                    },
-                ),
-            )
-            if "values" not in tensors:
+            names = FeatureBatch.names_in(tensors)
+            beside = {name: tensor for name, tensor in tensors.items() if name not in names}
+            began.setdefault(client, (metrics, beside))
+            if not names:
                 yield HeldOutReply(client, *began.pop(client), None)
                 continue
             try:

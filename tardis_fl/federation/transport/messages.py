@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from tardis_fl import __version__
-from tardis_fl.codecs.quantisers import EncodedFeatures, concatenate
+from tardis_fl.codecs.codec import EncodedFeatures
 
 IDENTIFY = "query.identify"
 TRAIN = "train"
@@ -40,6 +40,8 @@ IDENTITY = "identity"  # who a node is
 OWN_NORMS = "own_norms"  # in a client's state: its norm layers, where these are its own
 # in a client's state: logits of its held-out samples, from one question about them to the next
 ANSWERS = "answers"
+
+LABELS = "labels"  # of a batch of features
 
 NPY = "numpy.ndarray"  # Flower's name for NumPy's file format
 
@@ -98,8 +100,6 @@ class FeatureBatch:
         depth: How many segments the features have gone through.
     """
 
-    NAMES: ClassVar = ("values", "low", "scale", "labels")
-
     features: EncodedFeatures
     labels: Tensor
     depth: int
@@ -113,38 +113,34 @@ class FeatureBatch:
 
     def to(self, device: torch.device) -> FeatureBatch:
         """Returns it on a device."""
-        encoded = self.features
-        return FeatureBatch(
-            EncodedFeatures(
-                *(part.to(device) for part in (encoded.values, encoded.low, encoded.scale))
-            ),
-            self.labels.to(device),
-            self.depth,
-        )
+        return FeatureBatch(self.features.to(device), self.labels.to(device), self.depth)
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Returns what travels, by name."""
-        encoded = self.features
-        return {
-            f"{prefix}{name}": tensor
-            for name, tensor in zip(
-                self.NAMES, (encoded.values, encoded.low, encoded.scale, self.labels), strict=True
-            )
-        }
+        named = {**self.features.to_tensors(), LABELS: self.labels}
+        return {f"{prefix}{name}": tensor for name, tensor in named.items()}
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], depth: int, prefix: str = ""
     ) -> FeatureBatch:
         """Builds it from what travelled."""
-        values, low, scale, labels = (tensors[f"{prefix}{name}"] for name in cls.NAMES)
-        return cls(EncodedFeatures(values, low, scale), labels, depth)
+        named = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        return cls(EncodedFeatures.from_tensors(named), named[LABELS], depth)
+
+    @staticmethod
+    def names_in(tensors: Mapping[str, Tensor]) -> set[str]:
+        """Returns the names of those tensors of a message that are a batch of features."""
+        names = set(EncodedFeatures.names_in(tensors))
+        return names | {LABELS} if names else names
 
     def piece(self, first: int, most_bytes: int) -> FeatureBatch:
         """Returns rows from a position on, as many as fit into some bytes, or one."""
-        return self[
-            first : first + max(1, most_bytes // max(1, self.features.num_bytes // len(self)))
-        ]
+        return self[first : first + max(1, most_bytes // max(1, self.features.nbytes // len(self)))]
 
     def room(self, count: int) -> FeatureBatch:
         """Returns so many rows of this kind, with nothing in them yet."""
@@ -159,7 +155,7 @@ class FeatureBatch:
     def concatenate(cls, parts: Sequence[FeatureBatch]) -> FeatureBatch:
         """Joins batches of the same depth."""
         return cls(
-            concatenate([part.features for part in parts]),
+            EncodedFeatures.concatenate([part.features for part in parts]),
             torch.cat([part.labels for part in parts]),
             parts[0].depth,
         )

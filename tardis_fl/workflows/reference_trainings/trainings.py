@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import numpy as np
 import torch
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.config.federation import AggregationConfig, DistillationConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.config.wire import wire_json

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from tardis_fl.codecs.quantisers import transfer
+from tardis_fl.codecs.codec import transfer
 from tardis_fl.deployment.bundles.artefacts import load_bundle, save_bundle
 from tardis_fl.deployment.escalation import Rule
 from tardis_fl.early_exit import EarlyExitNetwork, build_network, convert, escalate
@@ -184,7 +184,7 @@ def test_a_network_made_by_hand_needs_one_too(tmp_path):
         ([0.5, 1.5], {}, "thresholds[1]: got 1.5; wanted a number in [0, 1]"),
         (THRESHOLDS, {"temperatures": [1.0, 0.0, 1.0]}, "temperatures: got [1.0, 0.0, 1.0]"),
         (THRESHOLDS, {"policy": "hope"}, "policy: got 'hope'; wanted one of max_softmax"),
-        (THRESHOLDS, {"codec": "gif"}, "codec: got 'gif'"),
+        (THRESHOLDS, {"codec": "gif"}, "codec: got the text 'gif'"),
         (
             THRESHOLDS,
             {"description": {"segments": 1}},

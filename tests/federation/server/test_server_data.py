@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tardis_fl.codecs.quantisers import decode, encode
+from tardis_fl.codecs.codec import codec_of
 from tardis_fl.core.randomness import Purpose, torch_generator
 from tardis_fl.data.sources import load_dataset
 from tardis_fl.federation.client import app as client_app
@@ -25,7 +25,7 @@ from tests.reference.federation import split_step_by_step
 
 def batch(value, depth=1, count=3):
     return FeatureBatch(
-        encode(torch.full((count, 2, 2, 2), float(value)), "float32"),
+        codec_of("float32").encode(torch.full((count, 2, 2, 2), float(value))),
         torch.zeros(count, dtype=torch.int64),
         depth,
     )
@@ -39,7 +39,7 @@ def test_a_ring_keeps_the_rounds_it_should_and_knows_their_ages():
     assert [(part.depth, len(part)) for part in buffer.batches()] == [(1, 8), (2, 3)]
     buffer.add(3, [batch(3)])
     assert buffer.ages(3) == {0: 3, 1: 5}
-    assert decode(buffer.batches()[0].features).unique().tolist() == [2.0, 3.0]
+    assert codec_of("float32").decode(buffer.batches()[0].features).unique().tolist() == [2.0, 3.0]
     buffer.add(5, [])
     assert buffer.ages(5) == {}
     assert buffer.batches() == []
@@ -52,7 +52,7 @@ def test_a_ring_survives_a_checkpoint():
     again.restore(buffer.state(), torch.device("cpu"))
     assert again.ages(10) == buffer.ages(10)
     for ours, theirs in zip(again.batches(), buffer.batches(), strict=True):
-        assert torch.equal(ours.features.values, theirs.features.values)
+        assert torch.equal(ours.features.tensors["values"], theirs.features.tensors["values"])
         assert ours.depth == theirs.depth
 
 
@@ -84,7 +84,7 @@ def features_seen_by_the_server(monkeypatch, config):
     def watch(cls, tensors, depth, prefix=""):
         found = original(cls, tensors, depth, prefix)
         if not prefix and "open" not in tensors:
-            seen.append(decode(found.features).clone())
+            seen.append(codec_of("float32").decode(found.features).clone())
         return found
 
     monkeypatch.setattr(FeatureBatch, "from_tensors", classmethod(watch))
