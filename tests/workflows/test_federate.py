@@ -393,7 +393,7 @@ def test_a_run_says_which_configuration_it_found(places, monkeypatch, absolute):
     (places["app"] / "small.yaml").write_text(SMALL)
     asked = []
     monkeypatch.setattr(
-        "tardis_fl.simulate.simulate",
+        "tardis_fl.workflows.experiment.simulate",
         lambda config, folder, screen, **_: asked.append((config.runtime.engine, folder)),
     )
     run_config = {

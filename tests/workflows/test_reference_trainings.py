@@ -303,7 +303,7 @@ def test_an_interrupted_command_trains_what_is_missing(copied, trained, monkeypa
     monkeypatch.setattr(command, "ROWS", {**whole, "fedavg": stopped})
     done = baselines(copied)
     assert done.exit_code == 130
-    assert f"stopped; what was complete is in {copied}/run" in done.stderr
+    assert f"stopped; {copied}/run keeps what was complete" in done.stderr
     assert [row.name for row in report_of(copied).reference_rows] == [
         "centralised",
         "client_alone",

@@ -339,8 +339,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_a_readable_folder(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (
-        errors.strip()
-        == "stopped; what was complete is in runs/small, and --resume goes on with it"
+        errors.strip() == "stopped; runs/small keeps what was complete, and --resume continues it"
     )
     assert all(json.loads(line) for line in rounds.read_text().splitlines())
     assert (tmp_path / "runs" / "small" / "checkpoint" / "round.safetensors").exists()

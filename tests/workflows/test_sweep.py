@@ -315,7 +315,9 @@ def test_a_failed_run_is_noted_and_the_sweep_goes_on(path, tmp_path):
         "federation.rounds=1",
     )
     assert done.exit_code == 4
-    assert done.stderr == f"error: 1 of 2 runs failed; the others are in {tmp_path}/out/sweep.md\n"
+    assert (
+        done.stderr == f"error: 1 of 2 runs failed; the other runs are in {tmp_path}/out/sweep.md\n"
+    )
     failed, good = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
     assert failed["runs"][0]["state"] == "failed"
     assert failed["runs"][0]["error"].startswith(
@@ -362,7 +364,7 @@ def test_ctrl_c_keeps_what_is_complete(path, tmp_path, report, monkeypatch):
     monkeypatch.setattr(runs, "simulate", interrupted)
     done = sweep(path, tmp_path / "out", "--seeds", "2", "--set", "federation.rounds=1,2")
     assert done.exit_code == 130
-    assert f"stopped; what was complete is in {tmp_path}/out" in done.stderr
+    assert f"stopped; {tmp_path}/out keeps what was complete" in done.stderr
     summary = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert [[run["state"] for run in row["runs"]] for row in summary["points"]] == [
         ["done", "pending"],
