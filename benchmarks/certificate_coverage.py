@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
+from tardis_fl.deployment.exit_tables import read_exit_table
 from tardis_fl.deployment.scoring.policies import table_scores
 from tardis_fl.deployment.scoring.temperatures import fit_temperatures
-from tardis_fl.deployment.tables import read_exit_table
 from tardis_fl.deployment.thresholds.certificates import (
     CertificateRequest,
     certify,

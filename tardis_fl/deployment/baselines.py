@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tardis_fl.deployment.escalation import Outcome
-from tardis_fl.deployment.queueing.machines import Machines
+from tardis_fl.deployment.hardware.machines import Machines
 from tardis_fl.early_exit.evaluation import TestTable
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from tardis_fl.codecs.codec import sample_bytes
 from tardis_fl.config.schema import Config
+from tardis_fl.deployment.hardware.machines import Machines
 from tardis_fl.deployment.pipeline import cost_axes
-from tardis_fl.deployment.queueing.machines import Machines
 from tardis_fl.deployment.scoring.policies import extra_bytes
-from tardis_fl.deployment.thresholds.certificates.choice import CertificateRequest, check_enough
+from tardis_fl.deployment.thresholds.certificates.certify import CertificateRequest, check_enough
 from tardis_fl.deployment.thresholds.sweep import checked_budget
 from tardis_fl.deployment.thresholds.targets import BUDGETS
 from tardis_fl.early_exit.counting import SegmentCost

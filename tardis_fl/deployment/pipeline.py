@@ -1,4 +1,4 @@
-"""From evidence to a deployment and all its figures: what `simulate` ends with, and what `deploy` does again."""
+"""From tables to a deployment and all its figures: what `simulate` ends with, and what `deploy` does again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tardis_fl.config.schema import Config
 from tardis_fl.deployment.baselines import Baseline, baselines, largest_crossing
 from tardis_fl.deployment.codec_table import CodecRow, measure_codecs
 from tardis_fl.deployment.escalation import Outcome, Rule, replay
-from tardis_fl.deployment.evidence import Evidence
-from tardis_fl.deployment.queueing.machines import Machines
-from tardis_fl.deployment.queueing.under_load import LoadResult, under_load
+from tardis_fl.deployment.hardware.load import LoadResult, under_load
+from tardis_fl.deployment.hardware.machines import Machines
+from tardis_fl.deployment.run_tables import RunTables
 from tardis_fl.deployment.scoring.policies import ScoringRule, extra_bytes, fit_scoring
 from tardis_fl.deployment.scoring.temperatures import fit_temperatures
-from tardis_fl.deployment.thresholds.certificates.choice import (
+from tardis_fl.deployment.thresholds.certificates.certify import (
     Certificate,
     CertificateRequest,
     certify,
@@ -26,31 +26,16 @@ from tardis_fl.deployment.thresholds.certificates.choice import (
 )
 from tardis_fl.deployment.thresholds.certificates.evaluation import Evaluation, evaluate_certificate
 from tardis_fl.deployment.thresholds.choice import Choice, choose_from_sweep, choose_thresholds
-from tardis_fl.deployment.thresholds.histograms import Histograms, sweep_from_histograms
 from tardis_fl.deployment.thresholds.mixing import mixed_draw
-from tardis_fl.deployment.thresholds.sweep import Sweep, decide, sweep
+from tardis_fl.deployment.thresholds.sweep import Sweep, decide, sweep, sweep_from_histograms
 from tardis_fl.deployment.thresholds.targets import Target
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.evaluation import ExitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
+from tardis_fl.early_exit.scoring.calibration_sums import CalibrationSums
 from tardis_fl.errors import ConfigError
 
 CURVE_POINTS = 200
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What clients sent of their held-out samples instead of tables.
-
-    Attributes:
-        temperatures: One an exit, fitted on all clients' fit samples.
-        histograms: Of the scores of their calibrate samples.
-        num_fit: Samples behind the temperatures.
-    """
-
-    temperatures: tuple[float, ...]
-    histograms: Histograms
-    num_fit: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class Deployed:
         rule: What each tier decides by.
         choice: How thresholds were chosen.
         certificate: What is promised, where that was asked for; with how it turned out.
-        evidence: What all this rests on; of ensembles, where the rule has them.
+        tables: What all this rests on; of ensembles, where the rule has them.
         outcome: What happened to each test sample.
         scores: Of the early exits on the test role, (exits - 1, N).
         crossing_bytes: (boundaries, N) that each test sample would send, all that travels included.
@@ -89,7 +74,7 @@ class Deployed:
     rule: Rule
     choice: Choice
     certificate: tuple[Certificate, Evaluation, Evaluation] | None
-    evidence: Evidence
+    tables: RunTables
     outcome: Outcome
     scores: npt.NDArray[np.float64]
     crossing_bytes: npt.NDArray[np.int64]
@@ -104,19 +89,19 @@ class Deployed:
 
 def deploy_and_measure(
     config: Config,
-    evidence: Evidence,
+    tables: RunTables,
     costs: Sequence[SegmentCost],
     *,
     image_bytes: int,
     network: EarlyExitNetwork | None = None,
     images: TestImages | None = None,
-    sums: Sums | None = None,
+    sums: CalibrationSums | None = None,
 ) -> Deployed:
     """Chooses thresholds on held-out samples, deploys, and measures on the test role.
 
     Args:
         config: Its section `deployment` says how.
-        evidence: Plain tables, not of ensembles.
+        tables: Plain tables, not of ensembles.
         costs: Of each segment.
         image_bytes: Bytes of a raw image.
         network: The segments; with `images`, every test sample really passes the deployed segments.
@@ -124,13 +109,13 @@ def deploy_and_measure(
         sums: What clients sent in place of tables.
 
     Raises:
-        ConfigError: The evidence doesn't hold what the deployment needs, or the hardware can't
+        ConfigError: The tables doesn't hold what the deployment needs, or the hardware can't
             carry it.
         DataError: The calibrate role is too small for the certificate.
         RunError: A budget can't be met, or a queue would grow without end.
     """
-    deployment, ready = config.deployment, prepare(config, evidence, costs, sums=sums)
-    evidence, scoring, machines = ready.evidence, ready.scoring, ready.machines
+    deployment, ready = config.deployment, prepare(config, tables, costs, sums=sums)
+    tables, scoring, machines = ready.tables, ready.scoring, ready.machines
     choice, certificate, calibrate_sweep = _choose(config, ready, sums)
     mixed = (*choice.mixed, config.seed) if choice.mixed else None
     ensemble = deployment.ensemble == "geometric"
@@ -143,9 +128,9 @@ def deploy_and_measure(
         scoring.coefficients,
         mixed,
     )
-    scores = scoring.table_scores(evidence.test)
+    scores = scoring.table_scores(tables.test)
     if network is not None and images is not None:
-        ids = evidence.test.sample_ids
+        ids = tables.test.sample_ids
         outcome = replay(
             network,
             rule,
@@ -155,8 +140,8 @@ def deploy_and_measure(
             batch_size=deployment.batch_size,
         )
     else:
-        outcome = table_outcome(rule, evidence.test, scores)
-    crossing_bytes = evidence.test_bytes + ready.extra_bytes
+        outcome = table_outcome(rule, tables.test, scores)
+    crossing_bytes = tables.test_bytes + ready.extra_bytes
     crosses = outcome.exits > np.arange(len(costs) - 1)[:, None]
     for link, largest in zip(
         machines.system.links if machines else (),
@@ -169,31 +154,31 @@ def deploy_and_measure(
         for sizes, rows in zip(crossing_bytes, crosses, strict=True)
     ]
     rows = baselines(
-        evidence.test,
+        tables.test,
         outcome,
         crossing_bytes=crossing_bytes,
         image_bytes=image_bytes,
-        png_bytes=float(evidence.png_bytes.mean()),
-        raw_image_accuracy=evidence.raw_image.accuracies()[-1],
+        png_bytes=float(tables.png_bytes.mean()),
+        raw_image_accuracy=tables.raw_image.accuracies()[-1],
         machines=machines,
     )
     return Deployed(
         rule,
         choice,
         certificate,
-        evidence,
+        tables,
         outcome,
         scores,
         crossing_bytes,
         boundary_bytes,
         ready.axes,
-        {"calibrate": calibrate_sweep, "test": sweep(evidence.test, scores, points=CURVE_POINTS)},
+        {"calibrate": calibrate_sweep, "test": sweep(tables.test, scores, points=CURVE_POINTS)},
         rows,
-        _codecs(config, rule, network, images, evidence.test.sample_ids)
+        _codecs(config, rule, network, images, tables.test.sample_ids)
         if network is not None and images is not None
         else [],
         machines,
-        under_load(config, machines, outcome.exits, evidence.test.correct(), crossing_bytes)
+        under_load(config, machines, outcome.exits, tables.test.correct(), crossing_bytes)
         if machines is not None and deployment.load
         else None,
     )
@@ -204,14 +189,14 @@ class Prepared:
     """What thresholds are chosen among.
 
     Attributes:
-        evidence: Of ensembles, where the configuration asks for them.
+        tables: Of ensembles, where the configuration asks for them.
         scoring: Fitted on the fit role.
         extra_bytes: What crosses a boundary beside the features, for one sample.
         machines: Machines and links; None where not configured.
         axes: For each axis and exit, the whole cost of a sample answered there.
     """
 
-    evidence: Evidence
+    tables: RunTables
     scoring: ScoringRule
     extra_bytes: int
     machines: Machines | None
@@ -219,7 +204,11 @@ class Prepared:
 
 
 def prepare(
-    config: Config, evidence: Evidence, costs: Sequence[SegmentCost], *, sums: Sums | None = None
+    config: Config,
+    tables: RunTables,
+    costs: Sequence[SegmentCost],
+    *,
+    sums: CalibrationSums | None = None,
 ) -> Prepared:
     """Fits temperatures and scores on the fit role, and counts what an answer at each exit costs; see `deploy_and_measure`.
 
@@ -228,28 +217,28 @@ def prepare(
     """
     deployment, ensemble = config.deployment, config.deployment.ensemble == "geometric"
     if ensemble:
-        evidence = evidence.ensembled()
-    extra = extra_bytes(deployment.policy, ensemble, evidence.test.logits.shape[2])
-    means = [float(value) + extra for value in evidence.calibrate_bytes.mean(axis=1)]
+        tables = tables.ensembled()
+    extra = extra_bytes(deployment.policy, ensemble, tables.test.logits.shape[2])
+    means = [float(value) + extra for value in tables.calibrate_bytes.mean(axis=1)]
     machines = (
         Machines.of(config, [cost.macs for cost in costs], means) if deployment.hardware else None
     )
     if sums is not None:
         scoring = ScoringRule(deployment.policy, sums.temperatures)
     else:
-        check_tables(evidence)
-        assert evidence.fit is not None
-        scoring = fit_scoring(deployment.policy, evidence.fit, fit_temperatures(evidence.fit))
-    return Prepared(evidence, scoring, extra, machines, cost_axes(costs, means, machines))
+        check_tables(tables)
+        assert tables.fit is not None
+        scoring = fit_scoring(deployment.policy, tables.fit, fit_temperatures(tables.fit))
+    return Prepared(tables, scoring, extra, machines, cost_axes(costs, means, machines))
 
 
-def check_tables(evidence: Evidence) -> None:
-    """Refuses evidence that no thresholds can be chosen on.
+def check_tables(tables: RunTables) -> None:
+    """Refuses tables that no thresholds can be chosen on.
 
     Raises:
         ConfigError: Its clients sent sums.
     """
-    if evidence.fit is None or evidence.calibrate is None:
+    if tables.fit is None or tables.calibrate is None:
         raise ConfigError(
             "deployment: thresholds can't be chosen anew, since this run's clients sent sums instead of tables (federation.calibration: sums); run simulate"
         )
@@ -288,40 +277,40 @@ def _decided(
 
 
 def _choose(
-    config: Config, ready: Prepared, sums: Sums | None
+    config: Config, ready: Prepared, sums: CalibrationSums | None
 ) -> tuple[Choice, tuple[Certificate, Evaluation, Evaluation] | None, Sweep]:
-    deployment, evidence, scoring, axes = (
+    deployment, tables, scoring, axes = (
         config.deployment,
-        ready.evidence,
+        ready.tables,
         ready.scoring,
         ready.axes,
     )
     if sums is not None:
         found = sweep_from_histograms(sums.histograms)
         return choose_from_sweep(found, Target.from_config(deployment), axes), None, _thinned(found)
-    assert evidence.fit is not None and evidence.calibrate is not None
-    scores = scoring.table_scores(evidence.calibrate)
-    curve = sweep(evidence.calibrate, scores, points=CURVE_POINTS)
+    assert tables.fit is not None and tables.calibrate is not None
+    scores = scoring.table_scores(tables.calibrate)
+    curve = sweep(tables.calibrate, scores, points=CURVE_POINTS)
     if deployment.certificate is None:
         return (
-            choose_thresholds(evidence.calibrate, scores, Target.from_config(deployment), axes),
+            choose_thresholds(tables.calibrate, scores, Target.from_config(deployment), axes),
             None,
             curve,
         )
     request = CertificateRequest(**deployment.certificate.model_dump())
-    grid = grid_from_fit(evidence.fit, scoring.table_scores(evidence.fit))
+    grid = grid_from_fit(tables.fit, scoring.table_scores(tables.fit))
     certificate = certify(
-        evidence.calibrate, scores, request, grid=grid, temperatures=scoring.temperatures
+        tables.calibrate, scores, request, grid=grid, temperatures=scoring.temperatures
     )
     turned_out = tuple(
         evaluate_certificate(
             certificate, table, scoring.table_scores(table), temperatures=scoring.temperatures
         )
-        for table in (evidence.test, evidence.calibrate)
+        for table in (tables.test, tables.calibrate)
     )
-    fixed = Target("fixed", thresholds=(certificate.threshold,) * (evidence.test.num_exits - 1))
+    fixed = Target("fixed", thresholds=(certificate.threshold,) * (tables.test.num_exits - 1))
     choice = replace(
-        choose_thresholds(evidence.calibrate, scores, fixed, axes),
+        choose_thresholds(tables.calibrate, scores, fixed, axes),
         target=f"certify a mean loss ({request.loss}) of at most {request.epsilon:g}",
     )
     return choice, (certificate, *turned_out), curve

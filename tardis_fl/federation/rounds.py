@@ -23,13 +23,14 @@ from tardis_fl.data.roles import Role
 from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
+from tardis_fl.early_exit.scoring.calibration_sums import CalibrationSums
 from tardis_fl.errors import RunError
 from tardis_fl.federation.callbacks import Listener, RoundRecord, Snapshot
 from tardis_fl.federation.client.local_training import answering_exits, training_features
 from tardis_fl.federation.client.norm_statistics import PooledStatistics
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.clock import VirtualClock
-from tardis_fl.federation.server.calibration_sums import STAGE, CalibrationSums, collect_sums
+from tardis_fl.federation.server.calibration_sums import STAGE, collect_sums
 from tardis_fl.federation.server.deeper_training import ServerTrainer, deeper_logits, epochs_a_round
 from tardis_fl.federation.server.feature_buffer import FeatureBuffer, Pieces, by_depth
 from tardis_fl.federation.server.held_out import HeldOutReply, collect_held_out

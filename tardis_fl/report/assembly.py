@@ -13,8 +13,8 @@ import numpy.typing as npt
 from tardis_fl.config.schema import Config
 from tardis_fl.data.images import Dataset
 from tardis_fl.deployment.baselines import mean_bytes
+from tardis_fl.deployment.hardware.machines import Machines
 from tardis_fl.deployment.pipeline import Deployed
-from tardis_fl.deployment.queueing.machines import Machines
 from tardis_fl.deployment.scoring.policies import table_scores
 from tardis_fl.deployment.scoring.temperatures import auroc, expected_calibration_error
 from tardis_fl.deployment.thresholds.certificates import Certificate, Evaluation, GroupRisk
@@ -60,7 +60,7 @@ def assemble(
             trained.num_train,
             num_fit,
             deployed.choice.num_samples,
-            len(deployed.evidence.test),
+            len(deployed.tables.test),
             dataset.synthetic,
             list(dataset.class_names),
             dataset.train.image_bytes,
@@ -94,7 +94,7 @@ def deployment_parts(
 ) -> dict[str, Any]:
     """Returns the parts of a report that a deployment makes, by their names: the same for a run and for deploying it again."""
     names = [tier.name for tier in config.tiers]
-    outcome, table, choice = deployed.outcome, deployed.evidence.test, deployed.choice
+    outcome, table, choice = deployed.outcome, deployed.tables.test, deployed.choice
     labels = table.labels
     return {
         "exits": _exits(names, costs, deployed),
@@ -211,7 +211,7 @@ def _accuracies(records: Sequence[RoundRecord]) -> list[results.RoundResult]:
 def _exits(
     names: Sequence[str], costs: Sequence[SegmentCost], deployed: Deployed
 ) -> list[parts.ExitResult]:
-    table, temperatures = deployed.evidence.test, list(deployed.rule.temperatures)
+    table, temperatures = deployed.tables.test, list(deployed.rule.temperatures)
     correct, accuracies = table.correct(), table.accuracies()
     confidence = table_scores("max_softmax", table, temperatures).numpy()
     plain = deployed.rule.policy if deployed.rule.policy in POLICIES else "max_softmax"
@@ -342,7 +342,7 @@ def _sweep(role: str, found: Sweep, axis_bytes: Sequence[float]) -> parts.SweepR
 
 def _effect(deployed: Deployed) -> parts.EscalationEffect:
     outcome = deployed.outcome
-    left, device_right = outcome.exits > 0, deployed.evidence.test.correct()[0]
+    left, device_right = outcome.exits > 0, deployed.tables.test.correct()[0]
     return parts.EscalationEffect(
         int(left.sum()),
         int((left & ~device_right & outcome.correct).sum()),

@@ -96,16 +96,16 @@ class FrontierReport:
 
 def frontier_report(name: str, policy: str, tiers: list[str], ready: Prepared) -> FrontierReport:
     """Finds the frontier on the calibrate role, and measures its thresholds on the test role."""
-    evidence = ready.evidence
-    assert evidence.calibrate is not None
-    found = frontier(evidence.calibrate, ready.scoring.table_scores(evidence.calibrate))
-    scores, correct = ready.scoring.table_scores(evidence.test), evidence.test.correct()
+    tables = ready.tables
+    assert tables.calibrate is not None
+    found = frontier(tables.calibrate, ready.scoring.table_scores(tables.calibrate))
+    scores, correct = ready.scoring.table_scores(tables.test), tables.test.correct()
     axes = [
         AxisFrontier(axis, list(costs), _points(found.axis(costs), costs, scores, correct))
         for axis, costs in ready.axes.items()
     ]
     return FrontierReport(
-        name, policy, found.kind, len(evidence.calibrate), len(evidence.test), tiers, axes
+        name, policy, found.kind, len(tables.calibrate), len(tables.test), tiers, axes
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tardis_fl.config.schema import Config
-from tardis_fl.deployment.queueing.machines import MS
+from tardis_fl.deployment.hardware.load import LoadResult
+from tardis_fl.deployment.hardware.machines import MS
 from tardis_fl.deployment.queueing.results import Latency, Spent
 from tardis_fl.deployment.queueing.system import Crash, Outage
-from tardis_fl.deployment.queueing.under_load import LoadResult
 from tardis_fl.report import deployment_results as parts
 
 

@@ -47,9 +47,9 @@ def simulate(
     from tardis_fl.data.partition import label_counts, load_partition, undealt
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.bundles.artefacts import save_rule
-    from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.deployment.feasibility import check_feasible
-    from tardis_fl.deployment.pipeline import Sums, TestImages, deploy_and_measure
+    from tardis_fl.deployment.pipeline import TestImages, deploy_and_measure
+    from tardis_fl.deployment.run_tables import RunTables, inputs_of
     from tardis_fl.early_exit.counting import oversized, segment_costs
     from tardis_fl.federation.client.resources import new_network
     from tardis_fl.federation.conditions.privacy import check_accountant
@@ -167,27 +167,22 @@ def simulate(
         network = (
             trained.network.cpu()
         )  # a deployment's tiers are other machines: decided and replayed on the processor
-        evidence = Evidence.gather(
+        tables = RunTables.gather(
             list(network),
             dataset,
             config.deployment.feature_codec,
             fit=trained.fit,
             calibrate=trained.calibrate,
         )
-        images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
-        sums = (
-            Sums(trained.sums.temperatures, trained.sums.histograms, trained.sums.num_fit)
-            if trained.sums
-            else None
-        )
+        images = TestImages(inputs_of(dataset, dataset.test.images), tables.test.labels)
         deployed = deploy_and_measure(
             config,
-            evidence,
+            tables,
             costs,
             image_bytes=dataset.train.image_bytes,
             network=network,
             images=images,
-            sums=sums,
+            sums=trained.sums,
         )
 
         report = assemble(
@@ -201,8 +196,8 @@ def simulate(
             warnings=warnings,
             begun_rounds=run.begun_rounds,
         )
-        run.write_exit_table(evidence.tables)
-        evidence.save_crossings(folder)
+        run.write_exit_table(tables.exit_tables)
+        tables.save_crossings(folder)
         normalisation = {
             "mean": list(dataset.normalisation.mean),
             "std": list(dataset.normalisation.deviation),

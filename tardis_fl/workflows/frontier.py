@@ -43,13 +43,13 @@ def write_frontier(
         raise ConfigError(f"--axis: got {axis!r}; wanted one of {', '.join(AXES)}")
     target = free_folder(folder / "frontiers", name)
     run = open_run(folder, overrides, screen, measures=False)
-    ready = prepare(run.config, run.evidence, run.costs)
+    ready = prepare(run.config, run.tables, run.costs)
     if axis not in ready.axes:
         raise ConfigError(
             f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; latency_ms and energy_mj need deployment.hardware"
         )
     for link, sizes in zip(
-        ready.machines.system.links if ready.machines else (), run.evidence.test_bytes, strict=False
+        ready.machines.system.links if ready.machines else (), run.tables.test_bytes, strict=False
     ):
         link.check_payload(int(sizes.max()) + ready.extra_bytes)
     report = frontier_report(

@@ -19,8 +19,8 @@ from tardis_fl.runs.finished import differences
 
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
-    from tardis_fl.deployment.evidence import Evidence
     from tardis_fl.deployment.pipeline import TestImages
+    from tardis_fl.deployment.run_tables import RunTables
     from tardis_fl.early_exit.counting import SegmentCost
     from tardis_fl.early_exit.network import EarlyExitNetwork
     from tardis_fl.report.terminal import Screen
@@ -39,7 +39,7 @@ class FinishedRun:
         report: Its own report.
         network: As trained.
         costs: Of each segment.
-        evidence: Tables through the configured codec.
+        tables: Tables through the configured codec.
         images: The test pictures; None where the tables say all that is asked.
         normalisation: Of pictures, as the saved model tells it.
     """
@@ -49,7 +49,7 @@ class FinishedRun:
     report: Report
     network: EarlyExitNetwork
     costs: Sequence[SegmentCost]
-    evidence: Evidence
+    tables: RunTables
     images: TestImages | None
     normalisation: dict[str, list[float]]
 
@@ -81,7 +81,7 @@ def redeploy(
     run = open_run(folder, overrides, screen)
     deployed = deploy_and_measure(
         run.config,
-        run.evidence,
+        run.tables,
         run.costs,
         image_bytes=run.report.dataset.raw_image_bytes,
         network=run.network if run.images else None,
@@ -132,8 +132,8 @@ def open_run(
     from tardis_fl.core.compute import use_threads
     from tardis_fl.data.sources import load_dataset
     from tardis_fl.deployment.bundles.artefacts import load_bundle
-    from tardis_fl.deployment.evidence import Evidence, inputs_of
     from tardis_fl.deployment.pipeline import TestImages, check_tables
+    from tardis_fl.deployment.run_tables import RunTables, inputs_of
     from tardis_fl.early_exit.counting import segment_costs
 
     if not (folder / "report.json").exists():
@@ -151,38 +151,38 @@ def open_run(
     use_threads(config.runtime)
     bundle = load_bundle(folder / "model", trust_functions=True)  # the user's own run
     costs = segment_costs(bundle.network, bundle.manifest["input_shape"])
-    evidence = Evidence.read(folder)
+    tables = RunTables.read(folder)
     images = None
-    check_tables(evidence)
-    if evidence.codec != config.deployment.feature_codec or (
+    check_tables(tables)
+    if tables.codec != config.deployment.feature_codec or (
         measures and config.deployment.measure_codecs
     ):
         screen.doing("passing the held-out and test pictures through the segments")
         dataset, codec = load_dataset(config), config.deployment.feature_codec
-        _check_same(folder, dataset, evidence)
-        if evidence.codec != codec:
+        _check_same(folder, dataset, tables)
+        if tables.codec != codec:
             if config.nodes_keep_images:
                 raise ConfigError(
                     f"deployment.feature_codec: got {codec!r}, through which the held-out images would have to pass again, and these stayed on the nodes; "
-                    f"wanted {evidence.codec!r}, or a new run"
+                    f"wanted {tables.codec!r}, or a new run"
                 )
-            evidence = evidence.through(list(bundle.network), dataset, codec)
-        images = TestImages(inputs_of(dataset, dataset.test.images), evidence.test.labels)
+            tables = tables.through(list(bundle.network), dataset, codec)
+        images = TestImages(inputs_of(dataset, dataset.test.images), tables.test.labels)
     return FinishedRun(
         folder,
         config,
         report,
         bundle.network,
         costs,
-        evidence,
+        tables,
         images,
         bundle.manifest["normalisation"],
     )
 
 
-def _check_same(folder: Path, dataset: Dataset, evidence: Evidence) -> None:
+def _check_same(folder: Path, dataset: Dataset, tables: RunTables) -> None:
     """Refuses other images than those of the run."""
-    evidence.check_same(dataset)
+    tables.check_same(dataset)
     began_with = json.loads((folder / "environment.json").read_text())["data_hash"]
     if (
         len(dataset.train.images) and dataset.content_hash != began_with

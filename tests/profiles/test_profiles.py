@@ -141,7 +141,7 @@ radios:
 
 
 def machines_of(tmp_path, hardware):
-    from tardis_fl.deployment.queueing.machines import Machines
+    from tardis_fl.deployment.hardware.machines import Machines
 
     path = tmp_path / "own.yaml"
     path.write_text(OWN)

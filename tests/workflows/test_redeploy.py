@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tardis_fl.cli import app
-from tardis_fl.deployment.evidence import Evidence
+from tardis_fl.deployment.run_tables import RunTables
 from tardis_fl.early_exit.evaluation import CalibrationTable
 from tardis_fl.errors import ConfigError, DataError
 from tardis_fl.report.results import Report
@@ -80,7 +80,7 @@ def test_a_change_gives_what_a_run_with_it_would_have_given(folder, tmp_path):
 
 
 def test_another_codec_passes_the_pictures_through_the_segments_again(folder):
-    first = Evidence.read(folder)
+    first = RunTables.read(folder)
     report, target = redeploy(
         folder,
         [
@@ -270,7 +270,7 @@ def test_the_frontier_is_written_and_holds_what_it_says(folder):
         )
         assert costs == sorted(costs)
         assert accuracy == sorted(accuracy)
-    table = Evidence.read(folder).calibrate
+    table = RunTables.read(folder).calibrate
     assert isinstance(table, CalibrationTable)
     best = report.axis("bytes").points[-1]
     assert best.accuracy >= max(table.accuracies()) - 1e-12

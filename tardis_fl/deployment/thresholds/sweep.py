@@ -1,4 +1,4 @@
-"""All shared thresholds of a table at once, what their costs are, and which exit answers at given thresholds."""
+"""All shared thresholds at once, what they cost, and which exit answers at given thresholds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tardis_fl.early_exit.evaluation import ExitTable
 from tardis_fl.early_exit.scoring.confidence import NEVER_EXIT
+from tardis_fl.early_exit.scoring.histograms import Histograms, edges
 from tardis_fl.errors import RunError
 
 NEVER_ESCALATE = 0.0  # every score is at least 0
@@ -135,7 +136,12 @@ def sweep(table: ExitTable, scores: npt.NDArray[np.float64], *, points: int | No
         ]
     )
     return sweep_of_counts(
-        thresholds, answered, right_here, right_next, int(correct[-1].sum()), len(table)
+        thresholds,
+        answered,
+        right_here,
+        right_next,
+        right_last=int(correct[-1].sum()),
+        num_samples=len(table),
     )
 
 
@@ -144,6 +150,7 @@ def sweep_of_counts(
     answered: Integers,
     right_here: Integers,
     right_next: Integers,
+    *,
     right_last: int,
     num_samples: int,
 ) -> Sweep:
@@ -164,6 +171,40 @@ def sweep_of_counts(
     everyone = np.full((1, len(thresholds)), num_samples, dtype=np.int64)
     exit_counts = np.diff(np.concatenate([np.zeros_like(everyone), answered, everyone]), axis=0)
     return Sweep(thresholds, num_correct, exit_counts, num_samples)
+
+
+def sweep_from_histograms(histograms: Histograms) -> Sweep:
+    """Returns the sweep over the edges of the bins and NEVER_EXIT.
+
+    No sample leaves a client: it counts, for each early exit k, how often m_k, the largest score up
+    to exit k, lies in each bin: over all its samples, over those on which exit k is right, and over
+    those on which exit k + 1 is right. These sums are all that a `Sweep` needs.
+
+    What holds: at every edge of a bin this sweep equals that of all clients' samples at that
+    threshold, count for count. So what is chosen is the best edge. Against the choice among all
+    thresholds (t):
+
+    - a budget: at least as accurate as t moved down to the next edge, which costs no more than t;
+    - max_accuracy_drop: as cheap, or cheaper, than t moved up to the next edge, if that edge keeps
+      the drop; and not cheaper than t. So the threshold lies within one bin of t wherever right
+      answers don't fall with the threshold within that bin, and no thresholds beyond it are just as
+      cheap or just as accurate; else it may lie further off, and is then no worse than as said.
+    """
+    return sweep_of_counts(
+        np.append(edges(histograms.num_bins), NEVER_EXIT),
+        _at_least(histograms.reached),
+        _at_least(histograms.right_here),
+        _at_least(histograms.right_next),
+        right_last=histograms.right_last,
+        num_samples=histograms.num_samples,
+    )
+
+
+def _at_least(counts: Integers) -> Integers:
+    """Returns how many samples lie in each bin or a higher one (exits - 1, bins + 2)."""
+    from_here_on = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    nothing_beyond = np.zeros((len(counts), 1), dtype=np.int64)
+    return np.concatenate([from_here_on, nothing_beyond], axis=1)
 
 
 def _count_at_least(

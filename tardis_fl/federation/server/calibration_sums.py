@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from tardis_fl.codecs.codec import transfer
 from tardis_fl.data.roles import Role, Shard
 from tardis_fl.early_exit.evaluation import exit_logits
+from tardis_fl.early_exit.scoring.calibration_sums import CalibrationSums
 from tardis_fl.early_exit.scoring.ensemble import ensemble_logits
 from tardis_fl.early_exit.scoring.histograms import NUM_BINS, Histograms, score_histograms
 from tardis_fl.early_exit.scoring.scores import early_scores
@@ -30,23 +30,6 @@ from tardis_fl.federation.transport.fleet import Reply
 from tardis_fl.federation.transport.weights import Flat
 
 STAGE = "calibrate"
-
-
-@dataclass(frozen=True)
-class CalibrationSums:
-    """What the clients' held-out samples say about thresholds.
-
-    Attributes:
-        temperatures: One an exit, fitted on the fit samples.
-        histograms: Of the scores of the calibrate samples.
-        num_fit: Fit samples behind the temperatures.
-        num_calibrate: Calibrate samples in the histograms.
-    """
-
-    temperatures: tuple[float, ...]
-    histograms: Histograms
-    num_fit: int
-    num_calibrate: int
 
 
 def held_out_answers(resources: ClientResources, shard: Shard) -> ArrayRecord:

@@ -80,7 +80,7 @@ def test_segments_that_decide_otherwise_are_reported(folder, tmp_path):
 
 def test_exits_that_decide_otherwise_are_reported(folder, monkeypatch):
     """Same features, but logits that another exit would give."""
-    from tardis_fl.deployment import onnx_export
+    from tardis_fl.deployment.bundles import onnx_export
 
     call = onnx_export._Session.__call__
     monkeypatch.setattr(
@@ -92,7 +92,7 @@ def test_exits_that_decide_otherwise_are_reported(folder, monkeypatch):
 
 def test_a_deployment_that_mixes_is_compared_by_both_of_its_choices(folder, tmp_path, monkeypatch):
     """By the first choice everything leaves at once on either side; by the second, exits decide otherwise."""
-    from tardis_fl.deployment import onnx_export
+    from tardis_fl.deployment.bundles import onnx_export
 
     path = shutil.copytree(folder, tmp_path / "mixed")
     manifest = json.loads((path / "manifest.json").read_text())

@@ -27,7 +27,7 @@ from tardis_fl.deployment.thresholds.certificates.pvalues import binomial, hoeff
 from tardis_fl.deployment.thresholds.choice import NEVER_EXIT
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable
 from tardis_fl.errors import DataError
-from tests.deployment.exit_tables import realistic_case, table_of
+from tests.deployment.made_tables import realistic_case, table_of
 from tests.reference import certificates as reference
 
 SMALL_GRID = default_grid(20)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tardis_fl.deployment.thresholds.frontier import frontier
 from tardis_fl.deployment.thresholds.sweep import decide, sweep
-from tests.deployment.exit_tables import random_case, realistic_case, table_of
+from tests.deployment.made_tables import random_case, realistic_case, table_of
 from tests.reference import frontier as reference
 
 COSTS = {

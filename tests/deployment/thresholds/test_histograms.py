@@ -13,14 +13,9 @@ from tardis_fl.deployment.thresholds.choice import (
     choose_from_sweep,
     choose_thresholds,
 )
-from tardis_fl.deployment.thresholds.histograms import (
-    Histograms,
-    edges,
-    score_histograms,
-    sweep_from_histograms,
-)
-from tardis_fl.deployment.thresholds.sweep import decide, sweep
-from tests.deployment.exit_tables import random_case, realistic_case, table_of
+from tardis_fl.deployment.thresholds.sweep import decide, sweep, sweep_from_histograms
+from tardis_fl.early_exit.scoring.histograms import Histograms, edges, score_histograms
+from tests.deployment.made_tables import random_case, realistic_case, table_of
 
 
 def of_clients(scores, correct, bins, *, seed=0, num_clients=4):

@@ -11,7 +11,7 @@ from tardis_fl.deployment.thresholds.frontier import frontier
 from tardis_fl.deployment.thresholds.mixing import decide_mixed, hull, mix_for_budget, mixed_draw
 from tardis_fl.deployment.thresholds.sweep import decide, mean_cost
 from tardis_fl.errors import RunError
-from tests.deployment.exit_tables import random_case, realistic_case, table_of
+from tests.deployment.made_tables import random_case, realistic_case, table_of
 
 BYTES = (0.0, 300.0, 500.0)
 

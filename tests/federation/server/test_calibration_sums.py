@@ -15,9 +15,10 @@ from tardis_fl.config import parse_config
 from tardis_fl.deployment.scoring.policies import ScoringRule
 from tardis_fl.deployment.scoring.temperatures import fit_temperatures
 from tardis_fl.deployment.thresholds.choice import choose_thresholds
-from tardis_fl.deployment.thresholds.histograms import score_histograms, sweep_from_histograms
+from tardis_fl.deployment.thresholds.sweep import sweep_from_histograms
 from tardis_fl.deployment.thresholds.targets import Target
 from tardis_fl.early_exit.evaluation import FitTable
+from tardis_fl.early_exit.scoring.histograms import score_histograms
 from tardis_fl.early_exit.scoring.temperature_sums import POINTS
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.client import app as client_module

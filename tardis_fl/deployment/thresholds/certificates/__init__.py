@@ -1,6 +1,6 @@
 """Thresholds with a guarantee about new samples."""
 
-from tardis_fl.deployment.thresholds.certificates.choice import (
+from tardis_fl.deployment.thresholds.certificates.certify import (
     Certificate,
     CertificateRequest,
     certify,

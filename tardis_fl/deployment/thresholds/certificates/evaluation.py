@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.deployment.thresholds.certificates.choice import Certificate
+from tardis_fl.deployment.thresholds.certificates.certify import Certificate
 from tardis_fl.deployment.thresholds.certificates.losses import exit_losses
 from tardis_fl.deployment.thresholds.sweep import checked_scores, decide
 from tardis_fl.early_exit.evaluation import ExitTable

@@ -18,8 +18,8 @@ from tardis_fl.codecs.metering import Meter
 from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.core.atomic import write_bytes
 from tardis_fl.data.images import Dataset
+from tardis_fl.deployment.exit_tables import read_exit_table
 from tardis_fl.deployment.png import png_bytes
-from tardis_fl.deployment.tables import read_exit_table
 from tardis_fl.early_exit.evaluation import (
     CalibrationTable,
     FitTable,
@@ -69,7 +69,7 @@ def inputs_of(dataset: Dataset, images: npt.NDArray[np.uint8]) -> Callable[[slic
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunTables:
     """All that thresholds are chosen from and the deployment is measured on, without the network.
 
     Attributes:
@@ -94,7 +94,7 @@ class Evidence:
     png_bytes: npt.NDArray[np.int64]
 
     def ensembled(self) -> Self:
-        """Returns the evidence where every exit answers by the geometric mean of itself and the shallower ones."""
+        """Returns the tables where every exit answers by the geometric mean of itself and the shallower ones."""
         return replace(
             self,
             test=self.test.ensembled(),
@@ -149,7 +149,7 @@ class Evidence:
         )
 
     def through(self, segments: list[Segment], dataset: Dataset, codec: str) -> Self:
-        """Returns the evidence of the same samples with another codec between the segments.
+        """Returns the tables of the same samples with another codec between the segments.
 
         Raises:
             ConfigError: The data set holds other test pictures.
@@ -190,7 +190,7 @@ class Evidence:
             )
 
     @property
-    def tables(self) -> list[FitTable | CalibrationTable | TestTable]:
+    def exit_tables(self) -> list[FitTable | CalibrationTable | TestTable]:
         """The tables that there are, as they go into `exit_table.npz`."""
         return [table for table in (self.fit, self.calibrate, self.test) if table is not None]
 
@@ -209,7 +209,7 @@ class Evidence:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads the evidence of a finished run.
+        """Reads the tables of a finished run.
 
         Raises:
             DataError: The run's tables are missing, damaged, or don't belong together.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from tardis_fl.config.deployment import DeploymentFaultConfig, LoadConfig
 from tardis_fl.config.schema import Config
 from tardis_fl.core.randomness import Purpose, integer_seed
+from tardis_fl.deployment.hardware.machines import MS, Machines, faults_of
 from tardis_fl.deployment.queueing.arrivals import Arrivals, Bursty, Periodic, Poisson, Trace
-from tardis_fl.deployment.queueing.machines import MS, Machines, faults_of
 from tardis_fl.deployment.queueing.results import Result
 from tardis_fl.deployment.queueing.simulation import simulate
 from tardis_fl.deployment.queueing.stability import stability

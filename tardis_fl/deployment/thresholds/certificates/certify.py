@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tardis_fl.deployment.thresholds.certificates.guarantee import promise_in_words
 from tardis_fl.deployment.thresholds.certificates.losses import (
     LOSSES,
     Loss,
@@ -16,7 +17,6 @@ from tardis_fl.deployment.thresholds.certificates.losses import (
     loss_sums,
     worst_from_here,
 )
-from tardis_fl.deployment.thresholds.certificates.promise import promise_in_words
 from tardis_fl.deployment.thresholds.certificates.pvalues import (
     binomial,
     check_share,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tardis_fl.deployment.tables import check_roles, read_exit_table
+from tardis_fl.deployment.exit_tables import check_roles, read_exit_table
 from tardis_fl.early_exit.evaluation import CalibrationTable, FitTable, TestTable
 from tardis_fl.errors import DataError
 from tardis_fl.runs.folder import RunFolder
 from tests.conftest import small_config
-from tests.deployment.exit_tables import random_case, table_of
+from tests.deployment.made_tables import random_case, table_of
 
 
 def three_roles():

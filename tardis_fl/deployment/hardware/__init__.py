@@ -1,0 +1,1 @@
+"""The configured machines and links, alone and under load."""
