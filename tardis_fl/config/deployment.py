@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tardis_fl.codecs.names import CODECS
-from tardis_fl.config.section import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from tardis_fl.config.plugin_names import PluginName
+from tardis_fl.config.section import (
+    ADDED,
+    Fraction,
+    NonNegativeFloat,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 CodecName = Annotated[str, Field(json_schema_extra=CODECS.json_schema())]
 Axis = Literal["offload_rate", "bytes", "macs", "latency_ms", "energy_mj"]
@@ -130,11 +139,13 @@ class DeploymentFaultConfig(Section):
 class DeploymentConfig(Section):
     """When a sample leaves its tier, and what travels then."""
 
-    policy: str = "max_softmax"
+    policy: Annotated[str, PluginName(lambda: POLICY_NAMES)] = "max_softmax"
     """Score in [0, 1] of an exit; the sample stays when score >= threshold. max_softmax, margin,
     entropy; patience: share of the exits before that said the same; gain: fitted on the fit role, 1
     less the probability that the next tier mends the answer; or MODULE:FUNCTION, your own function
     of class probabilities (B, classes)."""
+    policy_options: Annotated[Options, ADDED] = Field(default={})
+    """Options of your own policy: the function's parameters."""
     ensemble: Literal["none", "geometric"] = "none"
     """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose
     class probabilities then cross with the features."""

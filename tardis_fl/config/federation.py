@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tardis_fl.codecs.names import CODECS, TRAINING_CODECS
+from tardis_fl.config.plugin_names import PluginName
 from tardis_fl.config.section import (
     ADDED,
     Fraction,
@@ -21,6 +22,8 @@ from tardis_fl.config.section import (
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
 
 TRAINING_CODEC_SCHEMA = CODECS.json_schema(TRAINING_CODECS)
+
+ALGORITHMS = ("fedavg",)
 
 
 class OptimizerConfig(Section):
@@ -159,6 +162,11 @@ class PrivacyConfig(Section):
 class FederationConfig(Section):
     """Who trains what, how often, and what goes wrong."""
 
+    algorithm: Annotated[str, PluginName(lambda: ALGORITHMS, form="MODULE:CLASS"), ADDED] = "fedavg"
+    """What clients do in a round and what the server makes of it: fedavg, with all that the other
+    keys say; or MODULE:CLASS, your own."""
+    algorithm_options: Annotated[Options, ADDED] = Field(default={})
+    """Options of the algorithm: the parameters of the class."""
     rounds: PositiveInt = 10
     """Rounds of local training and aggregation."""
     num_clients: PositiveInt = 10

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.config.federation import FederationConfig, GroupConfig
+from tardis_fl.config.plugin_names import PluginName
 from tardis_fl.config.section import (
     ADDED,
     Fraction,
@@ -22,10 +23,14 @@ from tardis_fl.config.section import (
     Section,
 )
 from tardis_fl.data.partitioners import PARTITIONERS
+from tardis_fl.early_exit.catalogue import CATALOGUE
+from tardis_fl.early_exit.training.registry import LOSSES
 
 # the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and
 # 0.3
 EARLY_HEAVY = 0.3
+
+DATASETS = ("cifar10", "synthetic", "image_folder")
 
 
 class PartitionConfig(Section):
@@ -61,10 +66,12 @@ class SyntheticConfig(Section):
 class DataConfig(Section):
     """The images, and who holds which."""
 
-    dataset: Literal["cifar10", "synthetic", "image_folder"] = "cifar10"
+    dataset: Annotated[str, PluginName(lambda: DATASETS)] = "cifar10"
     """cifar10: files under root; synthetic: generated, needs no file; image_folder:
     root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural,
-    root/clients/NAME/CLASS/*."""
+    root/clients/NAME/CLASS/*; or MODULE:FUNCTION, your own."""
+    options: Annotated[Options, ADDED] = Field(default={})
+    """Options of your own data set: the function's parameters."""
     root: str = "data/cifar10"
     """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
     on_missing: Literal["error", "synthetic"] = "error"
@@ -94,24 +101,11 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network: one segment a tier, one exit a segment."""
 
-    backbone: Literal[
-        "small_resnet",
-        "resnet8",
-        "resnet20",
-        "resnet56",
-        "vgg11",
-        "vgg11_bn",
-        "vgg16",
-        "vgg16_bn",
-        "vgg19",
-        "vgg19_bn",
-        "mobilenet_v2",
-        "vit_tiny",
-        "b_alexnet",
-        "simple_cnn",
-    ] = "small_resnet"
+    backbone: Annotated[str, PluginName(lambda: tuple(CATALOGUE))] = "small_resnet"
     """Network for small images: small_resnet is made for three tiers; the others are the forms for
-    32x32 images of those in papers."""
+    32x32 images of those in papers; or MODULE:FUNCTION, your own."""
+    options: Annotated[Options, ADDED] = Field(default={})
+    """Options of your own backbone: the function's parameters."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from
     edge to cloud."""
@@ -132,6 +126,10 @@ class ModelConfig(Section):
     """uniform: 1 for all; early_heavy: from 1 down to 0.3, each a fixed share of the one before;
     serving_rate: by the share of held-out samples that each exit answered at the last evaluation
     (federation.serving_score), on average 1."""
+    loss: Annotated[str, PluginName(LOSSES.names), ADDED] = "cross_entropy"
+    """Loss of an exit's answers: cross_entropy; or MODULE:FUNCTION, your own."""
+    loss_options: Annotated[Options, ADDED] = Field(default={})
+    """Options of your own loss: the function's parameters."""
 
 
 class TierConfig(Section):
@@ -176,15 +174,27 @@ class RuntimeConfig(Section):
     """Folder for decoded images; null: the user's cache folder (TARDIS_FL_CACHE wins)."""
 
 
+class CallbackConfig(Section):
+    """Something that is called as the run goes on."""
+
+    use: Annotated[str, PluginName(tuple, form="MODULE:CLASS")]
+    """Name of a callback, or MODULE:CLASS, your own."""
+    options: Options = Field(default={})
+    """The callback's options: the parameters of the class."""
+
+
 class Config(Section):
     """One experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     """Name of the run, and of its folder under runs/."""
     plugins: Annotated[list[str], ADDED] = Field(default=[])
-    """Modules that register plug-ins, such as my_package.my_plugins; every process imports them, from the current folder too."""
+    """Modules that register plug-ins, such as my_package.my_plugins; every process imports them,
+    from the current folder too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Everything random follows from it."""
+    callbacks: Annotated[list[CallbackConfig], ADDED] = Field(default=[])
+    """What is called as the run goes on: progress, early stopping, records of your own."""
     data: DataConfig = DataConfig()
     """The images, and who holds which."""
     model: ModelConfig = ModelConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -405,3 +406,43 @@ def test_keys_of_groups_and_faults_have_paths():
         "federation.aggregation.optimizer",
         "tiers.0.name",
     } <= paths
+
+
+def test_names_of_plug_ins_may_be_references_and_have_options():
+    config = parse_config(
+        SMALL,
+        overrides=[
+            "model.backbone=my_package.networks:TinyNet",
+            "model.options.channels=3",
+            "callbacks=[{use: 'my_package:Early.stop', options: {patience: 3}}]",
+        ],
+    )
+    assert config.model.backbone == "my_package.networks:TinyNet"
+    assert config.model.options == {"channels": 3}
+    assert config.callbacks[0].options == {"patience": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "federation.algorithm=fedavgg",
+            "federation.algorithm: got the text 'fedavgg'; wanted 'fedavg' or MODULE:CLASS; did you mean 'fedavg'?",
+        ),
+        (
+            "model.loss='my loss:f'",
+            "model.loss: got the text 'my loss:f'; wanted 'cross_entropy' or MODULE:FUNCTION",
+        ),
+        ("model.options=[1]", "model.options: got a list of 1; wanted a group of keys"),
+    ],
+)
+def test_names_and_options_of_another_form_are_refused(override, expected):
+    assert problems(SMALL, override) == [f"  {expected}"]
+
+
+def test_the_json_schema_lists_registered_names_beside_the_form_of_others():
+    names, form = Config.model_json_schema()["$defs"]["PartitionConfig"]["properties"]["scheme"][
+        "anyOf"
+    ]
+    assert "dirichlet" in names["enum"]
+    assert re.search(form["pattern"], "my_package.deal:quantity")

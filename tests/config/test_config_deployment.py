@@ -44,7 +44,7 @@ def test_two_targets_in_one_place_are_refused():
     [
         (
             ["deployment.policy=entrpy"],
-            "deployment.policy: got the text 'entrpy'; wanted max_softmax, margin, entropy, patience, gain or MODULE:FUNCTION; did you mean 'entropy'?",
+            "deployment.policy: got the text 'entrpy'; wanted 'max_softmax', 'margin', 'entropy', 'patience', 'gain' or MODULE:FUNCTION; did you mean 'entropy'?",
         ),
         (
             ["deployment.feature_codec=4bits"],

@@ -147,8 +147,16 @@ def test_requests_of_configurations_without_plug_ins_are_as_long_as_ever():
     assert "plugins" not in sent
     assert "options" not in sent["data"]["partition"]
     assert whole.pop("plugins") == []
+    assert whole.pop("callbacks") == []
+    assert whole["data"].pop("options") == {}
     assert whole["data"]["partition"].pop("options") == {}
+    assert whole["model"].pop("options") == {}
+    assert whole["model"].pop("loss") == "cross_entropy"
+    assert whole["model"].pop("loss_options") == {}
+    assert whole["federation"].pop("algorithm") == "fedavg"
+    assert whole["federation"].pop("algorithm_options") == {}
     assert whole["federation"]["aggregation"].pop("options") == {}
+    assert whole["deployment"].pop("policy_options") == {}
     assert sent.keys() == whole.keys()
     assert sent["data"]["partition"] == whole["data"]["partition"]
     assert Config.model_validate_json(wire_json(config)) == config

@@ -58,9 +58,10 @@ def inconsistencies(config: Config) -> Iterator[Problem]:
 
 
 def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
-    model, backbone = config.model, CATALOGUE[config.model.backbone]
+    model = config.model
+    backbone = CATALOGUE.get(model.backbone)  # None: the user's own, which only its code knows
     if model.cuts is not None:
-        problem_with_cuts = backbone.problem_with_cuts(model.cuts)
+        problem_with_cuts = backbone.problem_with_cuts(model.cuts) if backbone else None
         if problem_with_cuts:
             yield Problem("model.cuts", *problem_with_cuts, ("model.backbone",))
         if num_tiers != len(model.cuts) + 1:
@@ -74,14 +75,14 @@ def _backbone(config: Config, num_tiers: int) -> Iterator[Problem]:
         yield Problem(
             "tiers", f"{num_tiers} tiers", "wanted two or more: where would a sample escalate to?"
         )
-    elif model.cuts is None and num_tiers > len(backbone.children) + 1:
+    elif backbone is not None and model.cuts is None and num_tiers > len(backbone.children) + 1:
         yield Problem(
             "tiers",
             f"{num_tiers} tiers",
             f"the backbone {backbone.name!r} has {len(backbone.children)} places to cut it",
             ("model.backbone",),
         )
-    problem_with_size = backbone.problem_with_size(config.data.image_size)
+    problem_with_size = backbone.problem_with_size(config.data.image_size) if backbone else None
     if problem_with_size:
         yield Problem(
             "data.image_size", str(config.data.image_size), problem_with_size, ("model.backbone",)
@@ -200,17 +201,8 @@ def _natural(config: Config) -> Iterator[Problem]:
 
 def warnings_about(config: Config) -> Iterator[str]:
     """Yields a warning for each setting that was changed and does nothing in this configuration, or does other than one might think."""
-    data, model = config.data, config.model
-    backbone = CATALOGUE[model.backbone]
-    own_cuts = backbone.cuts if config.num_segments == backbone.num_segments else backbone.children
-    adaptive_exits = not set(model.cuts or own_cuts) <= set(backbone.fixed_exits)
-    for key, has_effect in (
-        ("width", backbone.has_width),
-        ("norm", backbone.has_norm),
-        ("exit_hidden", adaptive_exits),
-    ):
-        if not has_effect and changed(model, key):
-            yield f"model.{key} had no effect with the backbone {backbone.name!r}"
+    data = config.data
+    yield from _backbone_warnings(config)
     yield from federation_warnings(config)
     yield from deployment_warnings(config)
     engines = {
@@ -227,3 +219,19 @@ def warnings_about(config: Config) -> Iterator[str]:
         yield "runtime.workers had no effect: a Ray cluster that is already there has its own number"
     if data.dataset == "synthetic" and data.on_missing == "synthetic":
         yield "data.on_missing had no effect, since the dataset is synthetic by choice"
+
+
+def _backbone_warnings(config: Config) -> Iterator[str]:
+    model = config.model
+    backbone = CATALOGUE.get(model.backbone)
+    if backbone is None:
+        return
+    own_cuts = backbone.cuts if config.num_segments == backbone.num_segments else backbone.children
+    adaptive_exits = not set(model.cuts or own_cuts) <= set(backbone.fixed_exits)
+    for key, has_effect in (
+        ("width", backbone.has_width),
+        ("norm", backbone.has_norm),
+        ("exit_hidden", adaptive_exits),
+    ):
+        if not has_effect and changed(model, key):
+            yield f"model.{key} had no effect with the backbone {backbone.name!r}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tardis_fl.config.deployment import POLICY_NAMES, TARGETS, USERS_FUNCTION, DeploymentFaultConfig
+from tardis_fl.config.deployment import TARGETS, DeploymentFaultConfig
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.config.schema import Config
 
@@ -26,7 +25,6 @@ MOST_TIERS_WITH_A_FRONTIER = 3
 
 def deployment_problems(config: Config) -> Iterator[Problem]:
     """Yields the combinations of the section's keys that can't work."""
-    yield from _policy(config)
     yield from _target(config)
     yield from _hardware(config)
     yield from _load(config)
@@ -71,18 +69,6 @@ def deployment_warnings(config: Config) -> Iterator[str]:
         for key in ("batch_wait_ms", "batch_cost"):
             if changed(deployment.load, key) and not batches:
                 yield f"deployment.load.{key} had no effect without batches (deployment.load.batch_sizes)"
-
-
-def _policy(config: Config) -> Iterator[Problem]:
-    policy = config.deployment.policy
-    if policy not in POLICY_NAMES and not USERS_FUNCTION.match(policy):
-        near = difflib.get_close_matches(policy, POLICY_NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        yield Problem(
-            "deployment.policy",
-            f"the text {policy!r}",
-            f"wanted {', '.join(POLICY_NAMES)} or MODULE:FUNCTION{hint}",
-        )
 
 
 def _target(config: Config) -> Iterator[Problem]:

@@ -56,7 +56,8 @@ def _privacy(config: Config) -> Iterator[Problem]:
             "split training sends features and gets their gradients at each step, which it doesn't cover; remove one of both",
             ("federation.split",),
         )
-    if config.norm_layer == "batch" and CATALOGUE[config.model.backbone].has_norm:
+    backbone = CATALOGUE.get(config.model.backbone)
+    if config.norm_layer == "batch" and backbone is not None and backbone.has_norm:
         yield Problem(
             "federation.privacy",
             "settings",
