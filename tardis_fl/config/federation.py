@@ -19,6 +19,16 @@ from tardis_fl.config.section import (
     PositiveInt,
     Section,
 )
+from tardis_fl.config.views import (
+    DeeperTrainingSettings,
+    EvaluationSettings,
+    FailureSettings,
+    FeatureSettings,
+    LateSettings,
+    LocalTrainingSettings,
+    PopulationSettings,
+    SegmentRoles,
+)
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
 
 TRAINING_CODEC_SCHEMA = CODECS.json_schema(TRAINING_CODECS)
@@ -259,3 +269,89 @@ class FederationConfig(Section):
     (late_updates discount)."""
     faults: list[FaultConfig] = Field(default=[])
     """What goes wrong on purpose."""
+
+    @property
+    def population(self) -> PopulationSettings:
+        """The clients there are, and how many of them take part in a round."""
+        alike = GroupConfig(name="all", share=1.0, depth=self.client_depth)
+        return PopulationSettings(
+            num_clients=self.num_clients,
+            client_fraction=self.client_fraction,
+            groups=tuple(self.fleet or [alike]),
+        )
+
+    @property
+    def local_training(self) -> LocalTrainingSettings:
+        """What a client does with its shard in a round."""
+        return LocalTrainingSettings(
+            epochs=self.local_epochs,
+            optimizer=self.client,
+            exits=self.client_exits,
+            proximal_mu=self.proximal_mu,
+            distillation=self.distillation,
+        )
+
+    @property
+    def deeper_training(self) -> DeeperTrainingSettings:
+        """How the server trains the segments that clients don't."""
+        return DeeperTrainingSettings(
+            source=self.server_training,
+            segments=self.server_segments,
+            optimizer=self.server,
+            round_epochs=self.server_epochs,
+            final_epochs=self.final_server_epochs,
+            final_views=self.final_feature_views,
+            split=self.split,
+            proxy_fraction=self.proxy_fraction,
+        )
+
+    @property
+    def features(self) -> FeatureSettings:
+        """Which features of training samples travel to the server, and how."""
+        return FeatureSettings(
+            fraction=self.feature_fraction,
+            timing=self.feature_timing,
+            buffer_rounds=self.feature_buffer_rounds,
+            codec=self.feature_codec,
+            noise=self.feature_noise,
+            piece_bytes=self.piece_bytes,
+        )
+
+    @property
+    def late(self) -> LateSettings:
+        """What is late on the virtual clock, and what becomes of it."""
+        return LateSettings(
+            deadline_s=self.deadline_s,
+            updates=self.late_updates,
+            discount=self.late_discount,
+        )
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """How clients' held-out samples are used."""
+        return EvaluationSettings(
+            every_rounds=self.evaluate_every,
+            serving_score=self.serving_score,
+            recalibrate_norm=self.recalibrate_norm,
+            calibration=self.calibration,
+        )
+
+    @property
+    def failures(self) -> FailureSettings:
+        """What goes wrong on purpose, and how much may fail."""
+        return FailureSettings(
+            max_failed_fraction=self.max_failed_fraction, faults=tuple(self.faults)
+        )
+
+    def segment_roles(self, num_segments: int) -> SegmentRoles:
+        """Returns who holds and who trains each segment of a network."""
+        population = self.population
+        if self.server_training == "none":
+            server_start = num_segments
+        elif self.server_segments == "unheld":
+            server_start = population.max_depth
+        else:
+            server_start = population.min_depth
+        return SegmentRoles(
+            count=num_segments, max_depth=population.max_depth, server_start=server_start
+        )

@@ -22,6 +22,7 @@ from tardis_fl.config.section import (
     PositiveInt,
     Section,
 )
+from tardis_fl.config.views import SegmentRoles
 from tardis_fl.data.partitioners import PARTITIONERS
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.training.registry import LOSSES
@@ -131,6 +132,19 @@ class ModelConfig(Section):
     loss_options: Annotated[Options, ADDED] = Field(default={})
     """Options of your own loss: the function's parameters."""
 
+    @property
+    def norm_layer(self) -> Literal["batch", "group"]:
+        """The kind of norm layer, whoever holds it."""
+        return "group" if self.norm == "group" else "batch"
+
+    def initial_exit_weights(self, num_exits: int) -> list[float]:
+        """Returns the weight of each exit's loss at the start, from shallow to deep."""
+        if self.exit_weights is not None:
+            return list(self.exit_weights)
+        if self.exit_weighting == "early_heavy":
+            return [EARLY_HEAVY ** (number / (num_exits - 1)) for number in range(num_exits)]
+        return [1.0] * num_exits
+
 
 class TierConfig(Section):
     """A place where one segment runs."""
@@ -219,44 +233,34 @@ class Config(Section):
         return len(self.tiers)
 
     @property
+    def segments(self) -> SegmentRoles:
+        """Who holds and who trains each segment."""
+        return self.federation.segment_roles(self.num_segments)
+
+    @property
     def exit_weights(self) -> list[float]:
         """Weight of each exit's loss at the start, from shallow to deep."""
-        count = self.num_segments
-        if self.model.exit_weights is not None:
-            return list(self.model.exit_weights)
-        return (
-            [EARLY_HEAVY ** (k / (count - 1)) for k in range(count)]
-            if self.model.exit_weighting == "early_heavy"
-            else [1.0] * count
-        )
+        return self.model.initial_exit_weights(self.num_segments)
 
     @property
     def norm_layer(self) -> str:
         """The kind of norm layer, whoever holds it."""
-        return "group" if self.model.norm == "group" else "batch"
+        return self.model.norm_layer
 
     @property
     def groups(self) -> list[GroupConfig]:
         """The fleet's groups; one of all clients where they are alike."""
-        return self.federation.fleet or [
-            GroupConfig(name="all", share=1.0, depth=self.federation.client_depth)
-        ]
+        return list(self.federation.population.groups)
 
     @property
     def max_depth(self) -> int:
         """Segments that at least one group holds; the others are the server's."""
-        return max(group.depth for group in self.groups)
+        return self.segments.max_depth
 
     @property
     def server_start(self) -> int:
-        """Number, from 0, of the first segment that the server trains; the number of segments where it trains none."""
-        if self.federation.server_training == "none":
-            return self.num_segments
-        return (
-            self.max_depth
-            if self.federation.server_segments == "unheld"
-            else min(group.depth for group in self.groups)
-        )
+        """Number, from 0, of the first segment that the server trains; their count if none."""
+        return self.segments.server_start
 
     @property
     def nodes_keep_images(self) -> bool:
@@ -265,7 +269,10 @@ class Config(Section):
 
     @property
     def keeps_features(self) -> bool:
-        """Whether clients keep features from before their training, for a request that follows it; real nodes would keep them in memory, all of them."""
+        """Whether clients keep features from before their training, for a request that follows it.
+
+        Real nodes would keep them in memory, all of them, so they don't.
+        """
         federation = self.federation
         asked = (
             federation.server_training == "features"
@@ -273,29 +280,20 @@ class Config(Section):
             and not federation.split
         )
         simulated = self.runtime.engine != "deployment"
-        return (
-            federation.feature_timing == "stale"
-            and asked
-            and simulated
-            and self.server_start < self.num_segments
-        )
+        stale = federation.feature_timing == "stale"
+        return stale and asked and simulated and self.segments.server_trains
 
     @property
     def calibrates_by_sums(self) -> bool:
-        """Whether clients send sums over their held-out samples instead of tables, for which they get the whole network."""
-        return self.federation.calibration == "sums"
+        """Whether clients send sums over their held-out samples instead of tables."""
+        return self.federation.evaluation.by_sums
 
     @property
     def group_sizes(self) -> list[int]:
         """Clients in each group: by their shares, where the largest remainders get one more."""
-        exact = [group.share * self.federation.num_clients for group in self.groups]
-        sizes = [int(count + 1e-9) for count in exact]
-        by_remainder = sorted(range(len(exact)), key=lambda number: sizes[number] - exact[number])
-        for number in by_remainder[: self.federation.num_clients - sum(sizes)]:
-            sizes[number] += 1
-        return sizes
+        return self.federation.population.group_sizes
 
     @property
     def clients_per_round(self) -> int:
         """Clients chosen for a round: the fraction, rounded to the nearest count, at least one."""
-        return max(1, round(self.federation.client_fraction * self.federation.num_clients))
+        return self.federation.population.clients_per_round
