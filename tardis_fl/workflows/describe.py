@@ -33,12 +33,18 @@ def describe(config: Config, *, cuts: bool, console: Console | None = None) -> N
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, WIDEST)
-    model, size, num_classes = config.model, config.data.image_size, count_classes(config.data)
+    model = config.model
+    size = config.data.image_size
+    num_classes = count_classes(config.data)
     info = CATALOGUE[model.backbone]
-    shape, names = (3, size, size), [tier.name for tier in config.tiers]
+    shape = (3, size, size)
+    names = [tier.name for tier in config.tiers]
     network = new_network(config, num_classes)
     costs = segment_costs(network, shape)
-    title = f"{model.backbone} on {size}x{size} images, {num_classes} classes, cut after {', '.join(network.cuts or ())}"
+    title = (
+        f"{model.backbone} on {size}x{size} images, {num_classes} classes, "
+        f"cut after {', '.join(network.cuts or ())}"
+    )
     console.print(summary_table(costs, names, input_values=3 * size * size, title=title))
     console.print(escape(info.paper), style="dim", soft_wrap=True)
     for warning in oversized(costs, names, 3 * size * size):

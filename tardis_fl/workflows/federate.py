@@ -1,4 +1,8 @@
-"""The main job with real Flower processes on this machine: `python -m tardis_fl federate CONFIG --engine deployment`."""
+"""The main job on real Flower processes of this machine.
+
+`python -m tardis_fl federate CONFIG --engine deployment` starts them, follows the server's screen,
+and ends them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def federate(
     port: int | None,
     resume: bool,
 ) -> None:
-    """Starts a SuperLink and SuperNodes, runs the main job on them, and ends them all, whatever happens.
+    """Starts a SuperLink and SuperNodes, runs the main job on them, and always ends them.
 
     Args:
         config: The experiment.
@@ -42,7 +46,7 @@ def federate(
         num_nodes: SuperNodes; None: one for each client.
         secure: Use TLS and node keys, made for this run alone.
         port: Of the SuperLink; None: a free one.
-        resume: Go on with the unfinished run in the folder.
+        resume: Continue the unfinished run in the folder.
 
     Raises:
         RunError: Something can't be started, or the run failed.
@@ -61,7 +65,8 @@ def federate(
     if not needed <= num_nodes <= num_clients:
         wanted = str(num_clients) if needed == num_clients else f"{needed} to {num_clients}"
         raise RunError(
-            f"--nodes: got {num_nodes}; this configuration needs {wanted}, one for each client (federation.num_clients, runtime.min_nodes)"
+            f"--nodes: got {num_nodes}; this configuration needs {wanted}, one for each client "
+            "(federation.num_clients, runtime.min_nodes)"
         )
     RunFolder.check_free(folder, resume=resume)
     check_engine(config, resume=resume, has_nodes=True)
@@ -73,10 +78,8 @@ def federate(
         (private / "config.yaml").write_text(
             yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )
-        print(
-            f"starting a SuperLink and {num_nodes} SuperNodes{' with TLS and keys' if secure else ''} ...",
-            flush=True,
-        )
+        secured = " with TLS and keys" if secure else ""
+        print(f"starting a SuperLink and {num_nodes} SuperNodes{secured} ...", flush=True)
         deployment = LocalDeployment(
             private,
             num_nodes,
@@ -86,7 +89,7 @@ def federate(
         )
         try:
             with deployment:
-                run = {
+                run: dict[str, str | bool] = {
                     "config": str(private / "config.yaml"),
                     "output": str(folder.resolve()),
                     "resume": resume,
@@ -105,14 +108,16 @@ def _follow(deployment: LocalDeployment, follow: Path) -> None:
     """Shows what the server shows, until the run has ended.
 
     Raises:
-        ConfigError, DataError, RunError: As the server raised it, or since it has ended without a
-            word.
+        ConfigError, DataError, RunError: As the server raised it, or because it ended without a
+            message.
     """
     from tardis_fl.workflows.flower_app import OUTCOME, PROCESS, SCREEN
 
-    began, shown = time.monotonic(), 0
+    began = time.monotonic()
+    shown = 0
     while True:
-        outcome, server_runs = _read(follow / OUTCOME), _runs(_read(follow / PROCESS))
+        outcome = _read(follow / OUTCOME)
+        server_runs = _runs(_read(follow / PROCESS))
         shown += _show(follow / SCREEN, shown)
         if outcome is not None:
             _raise_if_failed(outcome)
@@ -122,14 +127,16 @@ def _follow(deployment: LocalDeployment, follow: Path) -> None:
         if server_runs is False:
             if _read(follow / OUTCOME) is not None:
                 continue
-            raise RunError(
-                f"the server's process ended without a word. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}"
-            )
+            raise RunError(f"the server's process ended without a message. {_log_of(deployment)}")
         if server_runs is None and time.monotonic() - began > SECONDS_TO_BEGIN:
             raise RunError(
-                f"the server doesn't begin after {SECONDS_TO_BEGIN:g} s. The end of the SuperLink's log:\n{deployment.superlink.last_lines()}"
+                f"the server did not begin within {SECONDS_TO_BEGIN:g} s. {_log_of(deployment)}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _log_of(deployment: LocalDeployment) -> str:
+    return f"The end of the SuperLink's log:\n{deployment.superlink.last_lines()}"
 
 
 def _show(path: Path, offset: int) -> int:
@@ -146,7 +153,10 @@ def _show(path: Path, offset: int) -> int:
 
 
 def _read(path: Path) -> dict[str, object] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    content: dict[str, object] = json.loads(path.read_text())
+    return content
 
 
 def _runs(process: dict[str, object] | None) -> bool | None:
@@ -154,9 +164,10 @@ def _runs(process: dict[str, object] | None) -> bool | None:
     if process is None:
         return None
     try:
-        return psutil.Process(int(str(process["pid"]))).status() != psutil.STATUS_ZOMBIE
+        status = psutil.Process(int(str(process["pid"]))).status()
     except psutil.NoSuchProcess:
         return False
+    return bool(status != psutil.STATUS_ZOMBIE)
 
 
 def _raise_if_failed(outcome: dict[str, object]) -> None:

@@ -51,15 +51,18 @@ def main(grid: Grid, context: Context) -> None:
         )
     except Exception as error:
         if follow is not None:
-            ours = isinstance(error, TardisError)
-            message = str(error) if ours else f"the server failed:\n{traceback.format_exc()}"
-            write_json(
-                follow / OUTCOME,
-                {"exit_code": error.exit_code if ours else RunError.exit_code, "message": message},
-            )
+            write_json(follow / OUTCOME, _outcome_of(error))
         raise
     if follow is not None:
         write_json(follow / OUTCOME, {"exit_code": 0, "message": ""})
+
+
+def _outcome_of(error: Exception) -> dict[str, object]:
+    """Returns what the command `federate` raises again; call it while the error is handled."""
+    if isinstance(error, TardisError):
+        return {"exit_code": error.exit_code, "message": str(error)}
+    message = f"the server failed:\n{traceback.format_exc()}"
+    return {"exit_code": RunError.exit_code, "message": message}
 
 
 def _run(
@@ -97,19 +100,24 @@ def _run(
 
 
 def find_config(path: str) -> Path:
-    """Returns where a configuration lies: in the app that was submitted, which Flower has unpacked here, or else in this process's working folder.
+    """Returns where a configuration lies.
+
+    Either in the app that was submitted, which Flower has unpacked here, or in this process's
+    working folder.
 
     Raises:
         ConfigError: There is no such file.
     """
-    app = next(
-        (Path(place) for place in sys.path if place and (Path(place) / "pyproject.toml").is_file()),
-        None,
-    )  # Flower puts it first
+    # Flower puts the app's folder first.
+    apps = (
+        Path(place) for place in sys.path if place and (Path(place) / "pyproject.toml").is_file()
+    )
+    app = next(apps, None)
     places = [folder / path for folder in (app, Path.cwd()) if folder is not None]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ConfigError(
-            f"run config `config`: got {path!r}, no file in the app or on this machine (in {Path.cwd()}); wanted a YAML's path"
+            f"run config `config`: got {path!r}, no file in the app or on this machine "
+            f"(in {Path.cwd()}); wanted a YAML's path"
         )
     return found

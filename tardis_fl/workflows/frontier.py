@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def write_frontier(
     folder: Path, overrides: Sequence[str], screen: Screen, *, axis: str, name: str | None = None
 ) -> tuple[FrontierReport, Path]:
-    """Finds the exact frontier of accuracy against every cost, and writes it beside the run's result.
+    """Finds the exact frontier of accuracy against every cost, and writes it into the run's folder.
 
     Args:
         folder: The run's folder.
@@ -46,7 +46,8 @@ def write_frontier(
     ready = prepare(run.config, run.tables, run.costs)
     if axis not in ready.axes:
         raise ConfigError(
-            f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; latency_ms and energy_mj need deployment.hardware"
+            f"--axis: got {axis!r}; wanted one of {', '.join(ready.axes)}; "
+            "latency_ms and energy_mj need deployment.hardware"
         )
     for link, sizes in zip(
         ready.machines.system.links if ready.machines else (), run.tables.test_bytes, strict=False
@@ -67,7 +68,8 @@ def write_frontier(
 
 
 def _csv(report: FrontierReport) -> str:
-    rows, buffer = report.rows(), io.StringIO()
+    rows = report.rows()
+    buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -85,7 +87,7 @@ def _show(report: FrontierReport, axis: str, target: Path, screen: Screen) -> No
         "on test",
         "accuracy on test",
         *(f"threshold {escape(tier)}" for tier in report.tiers[:-1]),
-        title=f"{len(found.points)} points that no other thresholds beat on the calibrate role, some of them",
+        title=f"some of the {len(found.points)} points that no others beat on the calibrate role",
         title_justify="left",
     )
     for column in table.columns:
@@ -100,7 +102,8 @@ def _show(report: FrontierReport, axis: str, target: Path, screen: Screen) -> No
             *thresholds,
         )
     screen.console.print(table)
+    path = escape(str(target / "frontier.html"))
     screen.console.print(
-        f"\nfrontiers of all axes: [bold]{escape(str(target / 'frontier.html'))}[/bold] (also frontier.csv, frontier.json)",
+        f"\nfrontiers of all axes: [bold]{path}[/bold] (also frontier.csv, frontier.json)",
         soft_wrap=True,
     )

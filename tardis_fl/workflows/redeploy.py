@@ -1,4 +1,7 @@
-"""Deploys a finished run again: `python -m tardis_fl deploy RUN --set deployment...`, in seconds and without training."""
+"""Deploys a finished run again, in seconds and without training.
+
+On the command line: `python -m tardis_fl deploy RUN --set deployment...`.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ class FinishedRun:
         network: As trained.
         costs: Of each segment.
         tables: Tables through the configured codec.
-        images: The test pictures; None where the tables say all that is asked.
-        normalisation: Of pictures, as the saved model tells it.
+        images: The test images; None where the tables say all that is asked.
+        normalisation: Of the images, as the saved model has it.
     """
 
     folder: Path
@@ -116,7 +119,10 @@ def redeploy(
 def open_run(
     folder: Path, overrides: Sequence[str], screen: Screen, *, measures: bool = True
 ) -> FinishedRun:
-    """Reads a finished run; where its tables went through another codec, or codecs are to be measured, its pictures pass the segments again.
+    """Reads a finished run.
+
+    Where its tables went through another codec, or codecs are to be measured, its images pass the
+    segments again.
 
     Args:
         folder: The run's.
@@ -127,7 +133,7 @@ def open_run(
     Raises:
         ConfigError: The folder holds no finished run, or an override changes what the training
             depended on.
-        DataError: A file is missing or damaged, or pictures are needed and not there.
+        DataError: A file is missing or damaged, or images are needed and not there.
     """
     from tardis_fl.core.compute import use_threads
     from tardis_fl.data.sources import load_dataset
@@ -138,14 +144,16 @@ def open_run(
 
     if not (folder / "report.json").exists():
         raise ConfigError(
-            f"{folder}: holds no finished run (report.json is missing); wanted the folder of a run, such as runs/quickstart"
+            f"{folder}: holds no finished run (report.json is missing); "
+            "wanted the folder of a run, such as runs/quickstart"
         )
     there = load_config(folder / "config.yaml")
     config = load_config(folder / "config.yaml", overrides)
     trained = [line for line in differences(there, config) if not line.startswith(CHANGEABLE)]
     if trained:
         raise ConfigError(
-            f"deploying again changes the section deployment only, and these are of the training: {'; '.join(trained)}; run simulate for them"
+            "deploying again changes the section deployment only, and these are of the training: "
+            f"{'; '.join(trained)}; run simulate for them"
         )
     report = Report.read(folder / "report.json")
     use_threads(config.runtime)
@@ -157,13 +165,15 @@ def open_run(
     if tables.codec != config.deployment.feature_codec or (
         measures and config.deployment.measure_codecs
     ):
-        screen.doing("passing the held-out and test pictures through the segments")
-        dataset, codec = load_dataset(config), config.deployment.feature_codec
+        screen.doing("passing the held-out and test images through the segments")
+        dataset = load_dataset(config)
+        codec = config.deployment.feature_codec
         _check_same(folder, dataset, tables)
         if tables.codec != codec:
             if config.nodes_keep_images:
                 raise ConfigError(
-                    f"deployment.feature_codec: got {codec!r}, through which the held-out images would have to pass again, and these stayed on the nodes; "
+                    f"deployment.feature_codec: got {codec!r}, through which the held-out images "
+                    "would have to pass again, and these stayed on the nodes; "
                     f"wanted {tables.codec!r}, or a new run"
                 )
             tables = tables.through(list(bundle.network), dataset, codec)
@@ -184,9 +194,8 @@ def _check_same(folder: Path, dataset: Dataset, tables: RunTables) -> None:
     """Refuses other images than those of the run."""
     tables.check_same(dataset)
     began_with = json.loads((folder / "environment.json").read_text())["data_hash"]
-    if (
-        len(dataset.train.images) and dataset.content_hash != began_with
-    ):  # a server whose nodes keep theirs has the test split alone
+    # A server whose nodes keep their images has the test split alone.
+    if len(dataset.train.images) and dataset.content_hash != began_with:
         raise ConfigError(
             "data.root: these are other files than those of the run; wanted the same data set"
         )
@@ -199,18 +208,16 @@ def free_folder(parent: Path, name: str | None) -> Path:
         ConfigError: The name is taken, or none for a folder.
     """
     if name is None:
-        taken = (
-            [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
-            if parent.exists()
-            else []
-        )
+        taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
         return parent / str(max(taken, default=0) + 1)
     if not NAME.match(name):
         raise ConfigError(
-            f"--name: got {name!r}; wanted letters, digits, '.', '_' and '-', with a letter or digit first"
+            f"--name: got {name!r}; wanted letters, digits, '.', '_' and '-', "
+            "with a letter or digit first"
         )
     if (parent / name).exists():
         raise ConfigError(
-            f"{parent / name}: is there already; choose another --name, or leave it out for the next number"
+            f"{parent / name}: is there already; choose another --name, "
+            "or leave it out for the next number"
         )
     return parent / name

@@ -325,7 +325,7 @@ def test_a_server_that_ends_without_a_word_is_an_error(tmp_path):
     (tmp_path / "process.json").write_text(json.dumps({"pid": process.pid}))
     with pytest.raises(
         RunError,
-        match=r"the server's process ended without a word. The end of the SuperLink's log:\nits last line",
+        match=r"the server's process ended without a message. The end of the SuperLink's log:\nits last line",
     ):
         _follow(Deployment(), tmp_path)
 

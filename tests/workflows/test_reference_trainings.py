@@ -333,7 +333,7 @@ def test_a_row_that_fails_is_named_and_the_others_are_kept(copied, trained, monk
     assert done.exit_code == 4
     assert "centralised failed: training diverged" in done.output
     assert (
-        "error: 1 of 4 reference rows failed (centralised); the others are in the report\n"
+        "error: 1 of 4 reference rows failed (centralised); the other rows are in the report\n"
         in done.stderr
     )
     assert [row.name for row in report_of(copied).reference_rows] == NAMES[1:]

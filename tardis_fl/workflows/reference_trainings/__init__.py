@@ -1,1 +1,4 @@
-"""Reference rows, the same data and budget trained otherwise: `trainings`, `running` (which are due, and the report)."""
+"""Reference rows: the same data and budget, trained in other ways.
+
+`trainings` does them; `command` finds which are due and puts them into the report.
+"""

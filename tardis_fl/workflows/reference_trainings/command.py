@@ -22,7 +22,7 @@ from tardis_fl.workflows.reference_trainings.trainings import CLIENT_ALONE, ROWS
 
 
 def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clients: int) -> Report:
-    """Trains the rows that the run's report lacks, and writes the report anew after each.
+    """Trains the rows that the run's report lacks, and writes the report again after each.
 
     Where there is no finished run in the folder, it is made first.
 
@@ -43,10 +43,11 @@ def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clie
     report = finished_report(folder, config)
     if report is None:
         report = simulate(config, folder, screen, resume=is_unfinished(folder))
-    here = config.model_copy(
-        update={"runtime": config.runtime.model_copy(update={"engine": "inline"})}
-    )  # whatever trained the run itself
-    print_, failed = screen.console.print, []
+    # The rows are trained in this process, whatever engine trained the run itself.
+    inline = config.runtime.model_copy(update={"engine": "inline"})
+    here = config.model_copy(update={"runtime": inline})
+    print_ = screen.console.print
+    failed: list[str] = []
     for name in missing_rows(config, report.reference_rows, num_clients):
         try:
             with screen.console.status(f"training {_words(name)}"):
@@ -68,19 +69,21 @@ def add_reference_rows(config: Config, folder: Path, screen: Screen, *, num_clie
         )
     print_()
     print_(_table(report))
-    print_(
-        f"\nreport: [bold]{escape(str(folder / 'report.html'))}[/bold] (also report.md, report.json)",
-        soft_wrap=True,
-    )
+    path = escape(str(folder / "report.html"))
+    print_(f"\nreport: [bold]{path}[/bold] (also report.md, report.json)", soft_wrap=True)
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(ROWS)} reference rows failed ({', '.join(failed)}); the others are in the report"
+            f"{len(failed)} of {len(ROWS)} reference rows failed ({', '.join(failed)}); "
+            "the other rows are in the report"
         )
     return report
 
 
 def missing_rows(config: Config, rows: Sequence[ReferenceRow], num_clients: int) -> list[str]:
-    """Returns the names of the rows to train: those that aren't there, and client_alone where it is of another number of clients."""
+    """Returns the names of the rows to train.
+
+    Those that are missing, and client_alone where it is of another number of clients.
+    """
     there = {row.name: row for row in rows}
     wanted_runs = min(num_clients, config.federation.num_clients)
     return [
@@ -91,14 +94,11 @@ def missing_rows(config: Config, rows: Sequence[ReferenceRow], num_clients: int)
 
 
 def in_order(rows: Sequence[ReferenceRow]) -> list[ReferenceRow]:
-    """Returns the last row of each name, in the order of `ROWS`; rows of other names stay at the end."""
+    """Returns the last row of each name, in the order of `ROWS`, then those of other names."""
     latest = {row.name: row for row in rows}
-    return [
-        latest[name]
-        for name in sorted(
-            latest, key=lambda name: list(ROWS).index(name) if name in ROWS else len(ROWS)
-        )
-    ]
+    known = [latest[name] for name in ROWS if name in latest]
+    unknown = [row for name, row in latest.items() if name not in ROWS]
+    return [*known, *unknown]
 
 
 def write_reports(report: Report, folder: Path) -> None:
@@ -126,7 +126,7 @@ def _table(report: Report) -> Table:
         "",
         *(escape(exit.tier) for exit in report.exits),
         "sent up in training",
-        title="reference rows: the same data and budget, trained otherwise",
+        title="reference rows: the same data and budget, trained in other ways",
     )
     table.title_justify = "left"
     for column in table.columns[1:]:

@@ -6,7 +6,8 @@ Each gets the run's data, roles, seed and passes over an image.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
@@ -32,12 +33,18 @@ from tardis_fl.federation.server.learning_rate import learning_rate
 from tardis_fl.federation.transport.messages import KINDS
 from tardis_fl.report.results import ReferenceRow
 
-CENTRALISED, CLIENT_ALONE, FEDAVG, DEVICE_ONLY = (
-    "centralised",
-    "client_alone",
-    "fedavg",
-    "device_only_training",
-)
+CENTRALISED = "centralised"
+CLIENT_ALONE = "client_alone"
+FEDAVG = "fedavg"
+DEVICE_ONLY = "device_only_training"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes of a whole training, by kind."""
+
+    up: Mapping[str, int]
+    down: Mapping[str, int]
 
 
 def centralised(config: Config, _: int) -> ReferenceRow:
@@ -74,9 +81,9 @@ def client_alone(config: Config, num_clients: int) -> ReferenceRow:
 
 
 def fedavg(config: Config, _: int) -> ReferenceRow:
-    """Trains the whole network by plain FedAvg (McMahan et al.
+    """Trains the whole network by plain FedAvg, in the run's rounds.
 
-    2017) in the run's rounds, with its clients and local epochs.
+    With its clients and local epochs (McMahan et al. 2017).
     """
     started = time.perf_counter()
     trained, accuracies = _federated(plain(config, depth=config.num_segments))
@@ -85,8 +92,7 @@ def fedavg(config: Config, _: int) -> ReferenceRow:
         [accuracies],
         started,
         passes=_client_passes(config),
-        bytes_up=trained.ledger.up,
-        bytes_down=trained.ledger.down,
+        sent=Sent(trained.ledger.up, trained.ledger.down),
         num_failures=sum(trained.failures.values()),
     )
 
@@ -94,19 +100,19 @@ def fedavg(config: Config, _: int) -> ReferenceRow:
 def device_only_training(config: Config, _: int) -> ReferenceRow:
     """Trains only the device segment with its exit, by plain FedAvg.
 
-    Features aren't counted: they travel here only since the untrained deeper exits are evaluated
-    too, which nobody needs.
+    Features aren't counted: they travel here only because the untrained deeper exits are evaluated
+    too, which the row doesn't need.
     """
     started = time.perf_counter()
     trained, accuracies = _federated(plain(config, depth=1))
-    up, down = ({**counted, "features": 0} for counted in (trained.ledger.up, trained.ledger.down))
+    up = {**trained.ledger.up, "features": 0}
+    down = {**trained.ledger.down, "features": 0}
     return _row(
         DEVICE_ONLY,
         [[accuracies[0], *[None] * (config.num_segments - 1)]],
         started,
         passes=_client_passes(config),
-        bytes_up=up,
-        bytes_down=down,
+        sent=Sent(up, down),
         num_failures=sum(trained.failures.values()),
     )
 
@@ -122,11 +128,12 @@ alone."""
 
 
 def plain(config: Config, *, depth: int) -> Config:
-    """Returns the configuration in which all clients train `depth` segments, with all exits on labels alone, and the server only averages.
+    """Returns the configuration of plain FedAvg, in which all clients train `depth` segments.
 
-    Nothing goes wrong on purpose, nobody is late, the exits' weights stay those of the start, and
-    images that the server keeps stay out of it. It isn't checked for consistency: depth 1 leaves
-    segments that nobody trains, which is what the row is about.
+    All exits train on labels alone, and the server only averages. No fault is injected, no client
+    is late, the exits' weights stay those of the start, and images that the server keeps aren't
+    used. It isn't checked for consistency: depth 1 leaves segments that nobody trains, which is
+    what the row is about.
     """
     federation = config.federation.model_copy(
         update={
@@ -167,7 +174,10 @@ def num_passes(config: Config) -> int:
 
 
 def drawn_clients(config: Config, count: int) -> list[int]:
-    """Returns the clients that train alone, ascending: so many, drawn by the seed, or all where there are fewer."""
+    """Returns the clients that train alone, ascending.
+
+    They are drawn by the seed; where there are fewer than `count`, all.
+    """
     order = numpy_generator(config.seed, Purpose.REFERENCE).permutation(
         config.federation.num_clients
     )
@@ -177,10 +187,10 @@ def drawn_clients(config: Config, count: int) -> list[int]:
 def train_alone(
     config: Config, work: ClientResources, indices: Indices, *, stream: int
 ) -> EarlyExitNetwork:
-    """Trains the whole network from the run's initial weights on some samples, as a client would, for `num_passes` epochs.
+    """Trains the whole network on some samples, as a client would, for `num_passes` epochs.
 
-    The learning rate follows the clients' schedule over these epochs. Momentum starts anew with
-    every epoch, as it does with every round on a client.
+    It starts from the run's initial weights. The learning rate follows the clients' schedule over
+    these epochs. Momentum starts at zero in every epoch, as it does in every round on a client.
 
     Args:
         config: The run's configuration.
@@ -216,7 +226,10 @@ def train_alone(
 
 
 def exit_accuracies(network: EarlyExitNetwork, dataset: Dataset, config: Config) -> list[float]:
-    """Returns each exit's accuracy on the test split, measured as the run's: through the deployment's codec, and as ensembles where it has them."""
+    """Returns each exit's accuracy on the test split, measured as the run's.
+
+    Through the deployment's codec, and as ensembles where it has them.
+    """
     device = next(network.parameters()).device
 
     def images(rows: slice) -> torch.Tensor:
@@ -263,21 +276,20 @@ def _row(
     passes: float,
     raw_images_bytes_up: int = 0,
     num_failures: int = 0,
-    bytes_up: dict[str, int] | None = None,
-    bytes_down: dict[str, int] | None = None,
+    sent: Sent | None = None,
 ) -> ReferenceRow:
     columns = [
         [value for value in exit if value is not None] for exit in zip(*accuracies, strict=True)
     ]
-    nothing = dict.fromkeys(KINDS, 0)
+    sent = sent or Sent(dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0))
     return ReferenceRow(
         name=name,
         accuracy=[fmean(values) if values else None for values in columns],
         accuracy_std=[stdev(values) for values in columns] if len(accuracies) > 1 else None,
         num_runs=len(accuracies),
         passes=float(passes),
-        bytes_up=dict(bytes_up or nothing),
-        bytes_down=dict(bytes_down or nothing),
+        bytes_up=dict(sent.up),
+        bytes_down=dict(sent.down),
         raw_images_bytes_up=raw_images_bytes_up,
         num_failures=num_failures,
         seconds=time.perf_counter() - started,

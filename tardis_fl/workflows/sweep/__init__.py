@@ -1,1 +1,4 @@
-"""One configuration over a grid of values and several seeds: `grid` (which runs), `running`, `summary` (means and intervals)."""
+"""One configuration over a grid of values and several seeds.
+
+`grid` says which runs there are, `runs` does them, `summary` has means and intervals.
+"""

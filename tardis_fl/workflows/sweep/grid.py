@@ -77,7 +77,8 @@ def read_axis(option: str) -> Axis:
     key = key.strip()
     if not equals or not key:
         raise ConfigError(
-            f"--set {option}: got no '='; wanted KEY=V1,V2,..., such as data.partition.alpha=0.1,1.0"
+            f"--set {option}: got no '='; wanted KEY=V1,V2,..., "
+            "such as data.partition.alpha=0.1,1.0"
         )
     listed = f"[{text}]"
     try:
@@ -86,7 +87,8 @@ def read_axis(option: str) -> Axis:
         node = None
     if not isinstance(node, yaml.SequenceNode) or node.end_mark.index != len(listed):
         raise ConfigError(
-            f"--set {key}: got {text!r}; wanted YAML values with commas between, such as 0.1,1.0 or [1,1,1],[3,1,1]"
+            f"--set {key}: got {text!r}; wanted YAML values with commas between, "
+            "such as 0.1,1.0 or [1,1,1],[3,1,1]"
         )
     if not node.value:
         raise ConfigError(
@@ -115,7 +117,8 @@ def plan_sweep(path: str | Path, options: Sequence[str], *, num_seeds: int) -> G
     )
     if twice:
         raise ConfigError(
-            f"--set {twice}: got it more than once; wanted all its values in one --set, with commas between"
+            f"--set {twice}: got it more than once; wanted all its values in one --set, "
+            "with commas between"
         )
     varied = [axis.key for axis in axes if len(axis.values) > 1]
     labels = _short_labels(varied)
@@ -146,18 +149,19 @@ def plan_sweep(path: str | Path, options: Sequence[str], *, num_seeds: int) -> G
     return Grid(first[0].name, fixed, labels, tuple(config.seed for config in first), points)
 
 
-def value_at(config: Config, key: str) -> Any:
+def value_at(config: Config, key: str) -> object:
     """Returns the resolved value at a dotted path."""
-    value = config.model_dump(mode="json")
+    value: Any = config.model_dump(mode="json")
     for part in key.split("."):
         value = value[int(part)] if isinstance(value, list) else value[part]
     return value
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """Writes a value briefly: 0.1, true, null, [3, 1, 1]."""
     if isinstance(value, float):
-        return short if float(short := f"{value:g}") == value else repr(value)
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     if isinstance(value, list):
         return f"[{', '.join(value_text(entry) for entry in value)}]"
     return value if isinstance(value, str) else json.dumps(value)
@@ -235,7 +239,7 @@ def _safe(text: str) -> str:
 
 
 def _unique_names(names: Sequence[str], settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Adds a few digits of a hash where a name is too long, or the same as another's on some file system."""
+    """Adds a few digits of a hash where a name is too long, or not unique on some file system."""
     counts = Counter(name.casefold() for name in names)
     found = []
     for name, values in zip(names, settings, strict=True):

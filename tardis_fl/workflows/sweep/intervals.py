@@ -57,14 +57,18 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Returns the mean with mean ± t_{0.975, n-1} s / sqrt(n), where s is the sample standard deviation (Student 1908)."""
+        """Returns the mean and the half width of its 95 % interval.
+
+        The half width is t_{0.975, n-1} s / sqrt(n), where s is the sample standard deviation
+        (Student 1908).
+        """
         count = len(values)
         half = t_quantile(count - 1) * stdev(values) / count**0.5 if count > 1 else None
         return cls(list(values), fmean(values) if values else None, half)
 
     @property
     def interval(self) -> list[float] | None:
-        """Ends of the 95 % interval of the mean, which can lie outside of what a single value can be."""
+        """Ends of the 95 % interval of the mean; they can lie outside the range of values."""
         return (
             None
             if self.mean is None or self.half_width is None
@@ -73,10 +77,11 @@ class Estimate:
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns t_{0.975}: from the table in NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, for 1 to 30 degrees of freedom.
+    """Returns t_{0.975} for a number of degrees of freedom.
 
-    Beyond, the expansion of Abramowitz and Stegun 26.7.5 in 1 / degrees, to its second term; it is
-    within 0.001 there.
+    Up to 30 from the table in NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2. Beyond,
+    the expansion of Abramowitz and Stegun 26.7.5 in 1 / degrees, to its second term; it is within
+    0.001 there.
     """
     if degrees <= len(T_975):
         return T_975[degrees - 1]

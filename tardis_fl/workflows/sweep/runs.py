@@ -90,15 +90,14 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(
-            f"{folder}: can't make this folder ({error.strerror or error}); choose another with --output DIR"
+            f"{folder}: can't make this folder ({error.strerror or error}); "
+            "choose another with --output DIR"
         ) from None
 
 
 def _show(summary: Summary, folder: Path, console: Console) -> None:
-    table = Table(
-        title=f"{summary.grid.name}: mean over seeds ± half width of its 95 % interval, on the test split",
-        title_justify="left",
-    )
+    title = "mean over seeds ± half width of its 95 % interval, on the test split"
+    table = Table(title=f"{summary.grid.name}: {title}", title_justify="left")
     for number, heading in enumerate(summary.headings()):
         varied = number < max(1, len(summary.grid.labels))
         table.add_column(escape(heading), justify="left" if varied else "right", no_wrap=not varied)

@@ -33,7 +33,10 @@ class Run:
     report: Report | None = None
 
     def figures(self) -> dict[str, Any] | None:
-        """Returns the figures that a sweep compares: of the test role, and bytes that training sent up (all kinds), with its seconds."""
+        """Returns the figures that a sweep compares.
+
+        Those of the test role, the bytes of all kinds that training sent up, and its seconds.
+        """
         if self.report is None:
             return None
         point = self.report.operating_point
@@ -129,14 +132,16 @@ class Summary:
         count = len(self.grid.seeds)
         found = []
         if count < FEWEST_SEEDS:
+            seeds = "1 seed" if count == 1 else f"{count} seeds"
             found.append(
-                f"{count} seed{'s' if count > 1 else ''} a point: too few to tell a difference from chance; wanted --seeds {FEWEST_SEEDS} or more"
+                f"{seeds} a point: too few to tell a difference from chance; "
+                f"wanted --seeds {FEWEST_SEEDS} or more"
             )
         found += [f"{name}, seed {run.seed} failed: {run.error}" for name, run in self.failed]
         return found + self._warnings_of_runs()
 
     def _warnings_of_runs(self) -> list[str]:
-        """Returns each warning of the runs once, with the points it is of where these aren't all."""
+        """Returns each warning of the runs once, with its points where these aren't all."""
         points: dict[str, list[str]] = {}
         for row in self.points:
             for warning in dict.fromkeys(
@@ -150,7 +155,10 @@ class Summary:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what stands in `sweep.json`; counts are integers, rates lie in [0, 1], what isn't known is null."""
+        """Returns what stands in `sweep.json`.
+
+        Counts are integers, rates lie in [0, 1], and what isn't known is null.
+        """
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.grid.name,
@@ -184,7 +192,7 @@ class Summary:
         ]
 
     def rows(self) -> list[list[str]]:
-        """Returns the table, one row a point; estimates as mean ± half width of the 95 % interval."""
+        """Returns the table, a row for each point; estimates as mean ± half width."""
         num_exits = max(len(row.tiers) for row in self.points)
         return [
             [
@@ -240,4 +248,5 @@ def _percents(estimate: Estimate) -> str:
 def _shown(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> str:
     if estimate.mean is None:
         return "-"
-    return f"{text(estimate.mean)} ± {text(estimate.half_width) if estimate.half_width is not None else '-'}{unit}"
+    half_width = "-" if estimate.half_width is None else text(estimate.half_width)
+    return f"{text(estimate.mean)} ± {half_width}{unit}"
