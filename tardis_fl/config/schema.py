@@ -1,200 +1,26 @@
-"""Every key of a configuration, with its type, range, unit and meaning.
+"""The whole configuration: its sections, and what follows from several of them.
 
 The models are frozen and strict: unknown keys and values of another type are refused.
-What involves more than one key is checked in `consistency.py`.
+What involves more than one key is checked in `checks`, whoever makes a configuration.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tardis_fl.config.changes import replace_target, set_key
+from tardis_fl.config.checks.consistency import all_problems
+from tardis_fl.config.data import DataConfig
 from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.config.federation import FederationConfig, GroupConfig
-from tardis_fl.config.plugin_names import PluginName
-from tardis_fl.config.section import (
-    ADDED,
-    Fraction,
-    NonNegativeFloat,
-    Options,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-)
+from tardis_fl.config.model import ModelConfig, TierConfig
+from tardis_fl.config.problem import ConfigProblems, Problem
+from tardis_fl.config.runtime import CallbackConfig, RuntimeConfig
+from tardis_fl.config.section import ADDED, Section
 from tardis_fl.config.views import SegmentRoles
-from tardis_fl.data.partitioners import PARTITIONERS
-from tardis_fl.early_exit.catalogue import CATALOGUE
-from tardis_fl.early_exit.training.registry import LOSSES
-
-# the last exit's weight beside the first's: BranchyNet (Teerapittayanon et al. 2016) took 1.0 and
-# 0.3
-EARLY_HEAVY = 0.3
-
-DATASETS = ("cifar10", "synthetic", "image_folder")
-
-
-class PartitionConfig(Section):
-    """How the training images are dealt to the clients."""
-
-    scheme: Annotated[str, Field(json_schema_extra=PARTITIONERS.json_schema())] = "dirichlet"
-    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client;
-    shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder),
-    on the engine deployment on its node's disk. Or MODULE:FUNCTION, a partitioner of your own."""
-    alpha: PositiveFloat = 1.0
-    """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
-    classes_per_client: PositiveInt = 2
-    """Number of classes each client sees (scheme pathological)."""
-    shards_per_client: PositiveInt = 2
-    """Number of label-sorted pieces each client gets (scheme shard)."""
-    min_samples: PositiveInt = 20
-    """Smallest shard to accept, in images, held-out samples included."""
-    options: Annotated[Options, ADDED] = Field(default={})
-    """Options of a partitioner of your own, by the names of its parameters."""
-
-
-class SyntheticConfig(Section):
-    """Size and difficulty of the generated images."""
-
-    num_train: PositiveInt = 4000
-    """Training images."""
-    num_test: PositiveInt = 1000
-    """Test images."""
-    hard_fraction: Fraction = 0.5
-    """Share of samples that lack the easy cue and need the deeper segments."""
-
-
-class DataConfig(Section):
-    """The images, and who holds which."""
-
-    dataset: Annotated[str, PluginName(lambda: DATASETS)] = "cifar10"
-    """cifar10: files under root; synthetic: generated, needs no file; image_folder:
-    root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural,
-    root/clients/NAME/CLASS/*; or MODULE:FUNCTION, your own."""
-    options: Annotated[Options, ADDED] = Field(default={})
-    """Options of your own data set: the function's parameters."""
-    root: str = "data/cifar10"
-    """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
-    on_missing: Literal["error", "synthetic"] = "error"
-    """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or
-    use synthetic data and say so."""
-    image_size: Annotated[int, Field(ge=8, le=512)] = 32
-    """Side of the square images in pixels that image_folder resizes to."""
-    classes: Annotated[list[str], Field(min_length=2)] | None = None
-    """Names of all classes, in order (scheme natural, where no client need have all of them); null:
-    the folders in root/test."""
-    max_train_samples: PositiveInt | None = None
-    """Use only this many training images, drawn by the seed; null: all."""
-    max_test_samples: PositiveInt | None = None
-    """Use only this many test images, drawn by the seed; null: all."""
-    partition: PartitionConfig = PartitionConfig()
-    """How the training images are dealt to the clients."""
-    fit_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of each shard held out to follow the training and to fit temperatures."""
-    calibration_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of each shard held out to choose thresholds."""
-    augment: bool = True
-    """Random crops (4 pixels of padding) and horizontal flips of training images."""
-    synthetic: SyntheticConfig = SyntheticConfig()
-    """Size and difficulty of the generated images."""
-
-
-class ModelConfig(Section):
-    """The network: one segment a tier, one exit a segment."""
-
-    backbone: Annotated[str, PluginName(lambda: tuple(CATALOGUE))] = "small_resnet"
-    """Network for small images: small_resnet is made for three tiers; the others are the forms for
-    32x32 images of those in papers; or MODULE:FUNCTION, your own."""
-    options: Annotated[Options, ADDED] = Field(default={})
-    """Options of your own backbone: the function's parameters."""
-    width: Annotated[int, Field(ge=4, le=256)] = 32
-    """Scales all channels (small_resnet only): width / 2 cross from device to edge, 2 * width from
-    edge to cloud."""
-    norm: Literal["batch", "batch_local", "group"] = "batch"
-    """Norm layer (small_resnet, resnet*, *_bn, mobilenet_v2). batch: averaged like all weights;
-    batch_local: each client trains with norm layers of its own (FedBN, Li et al. 2021), deployed is
-    their average; group: has no running statistics that clients with skewed data could disagree
-    on."""
-    cuts: list[str] | None = None
-    """Names of the children after which the network is cut, one fewer than tiers (`describe --cuts`
-    lists them); null: the backbone's own for three tiers, else those nearest to equal shares of its
-    multiply-accumulates."""
-    exit_hidden: Annotated[int, Field(ge=0, le=4096)] = 64
-    """Hidden units in the head of the early exits, 0 for a single linear layer."""
-    exit_weights: list[NonNegativeFloat] | None = None
-    """Weight of each exit's loss, from shallow to deep; null: as exit_weighting says."""
-    exit_weighting: Literal["uniform", "early_heavy", "serving_rate"] = "uniform"
-    """uniform: 1 for all; early_heavy: from 1 down to 0.3, each a fixed share of the one before;
-    serving_rate: by the share of held-out samples that each exit answered at the last evaluation
-    (federation.serving_score), on average 1."""
-    loss: Annotated[str, PluginName(LOSSES.names), ADDED] = "cross_entropy"
-    """Loss of an exit's answers: cross_entropy; or MODULE:FUNCTION, your own."""
-    loss_options: Annotated[Options, ADDED] = Field(default={})
-    """Options of your own loss: the function's parameters."""
-
-    @property
-    def norm_layer(self) -> Literal["batch", "group"]:
-        """The kind of norm layer, whoever holds it."""
-        return "group" if self.norm == "group" else "batch"
-
-    def initial_exit_weights(self, num_exits: int) -> list[float]:
-        """Returns the weight of each exit's loss at the start, from shallow to deep."""
-        if self.exit_weights is not None:
-            return list(self.exit_weights)
-        if self.exit_weighting == "early_heavy":
-            return [EARLY_HEAVY ** (number / (num_exits - 1)) for number in range(num_exits)]
-        return [1.0] * num_exits
-
-
-class TierConfig(Section):
-    """A place where one segment runs."""
-
-    name: Annotated[str, Field(min_length=1, max_length=40)]
-    """What the tier is called in reports."""
-
-
-class RuntimeConfig(Section):
-    """How to use this machine."""
-
-    engine: Literal["inline", "ray", "deployment"] = "inline"
-    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation
-    engine (extra `ray`); deployment: as processes on this or other machines (command `federate`, or
-    `flwr run`)."""
-    reply_timeout_s: PositiveFloat = 600.0
-    """Seconds after which a node that hasn't answered a request is left out of it (engine
-    deployment)."""
-    nodes_timeout_s: PositiveFloat = 120.0
-    """Seconds to wait for all nodes before the first round (engine deployment)."""
-    min_nodes: PositiveInt | None = None
-    """Nodes to begin with after nodes_timeout_s; others may join later, and count as dropouts until
-    they do; null: as many as there are clients."""
-    workers: PositiveInt | None = None
-    """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in
-    this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't
-    depend on how many there are above 1."""
-    ray_address: str | None = None
-    """Address of a Ray cluster that is already there, such as ray://head:10001 or auto (engine
-    ray); null: Ray is started on this machine."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where training and evaluation compute; auto: on a GPU where there is one, with the images
-    resident on it."""
-    threads: PositiveInt | None = None
-    """Threads this process computes with; null: as many as there are cores to use. Worker processes
-    have one each."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of training; auto: bfloat16 where the processor has instructions for it.
-    Evaluation is always float32."""
-    cache_dir: str | None = None
-    """Folder for decoded images; null: the user's cache folder (TARDIS_FL_CACHE wins)."""
-
-
-class CallbackConfig(Section):
-    """Something that is called as the run goes on."""
-
-    use: Annotated[str, PluginName(tuple, form="MODULE:CLASS")]
-    """Name of a callback, or MODULE:CLASS, your own."""
-    options: Options = Field(default={})
-    """The callback's options: the parameters of the class."""
 
 
 class Config(Section):
@@ -227,6 +53,34 @@ class Config(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     """How to use this machine."""
 
+    placeholders: ClassVar[Mapping[str, Any]] = {"name": "unnamed"}
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Config:
+        """Returns a configuration with some keys set, checked as a whole.
+
+            config.with_changes({"federation.rounds": 3, "tiers.0.name": "phone"})
+
+        Args:
+            changes: Values by dotted path, as for `--set`. A new target of the deployment replaces
+                the old one.
+
+        Raises:
+            ConfigError: Lists everything that is wrong, one line each.
+        """
+        raw = self.model_dump(exclude_unset=True)
+        problems = []
+        for path, value in changes.items():
+            keys = value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+            problems += set_key(raw, path, keys, Config)
+        replace_target(raw, changes)
+        if problems:
+            raise ConfigProblems(problems)
+        return Config.model_validate(raw)
+
+    def combination_problems(self) -> list[Problem]:
+        """Returns what no single key shows: what can't go together, and missing plug-ins."""
+        return all_problems(self)
+
     @property
     def num_segments(self) -> int:
         """Segments of the network, which is also the number of tiers."""
@@ -243,7 +97,7 @@ class Config(Section):
         return self.model.initial_exit_weights(self.num_segments)
 
     @property
-    def norm_layer(self) -> str:
+    def norm_layer(self) -> Literal["batch", "group"]:
         """The kind of norm layer, whoever holds it."""
         return self.model.norm_layer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tardis_fl.config.schema import Config
-from tardis_fl.config.section import ADDED, Section
+from tardis_fl.config.section import ADDED, TRUSTED, Section
 
 
 def wire_json(config: Config) -> str:
@@ -15,6 +15,17 @@ def wire_json(config: Config) -> str:
     the requests of every older configuration longer, and with them the bytes in its report.
     """
     return config.model_dump_json(exclude=_at_defaults(config))
+
+
+def read_wire(text: str) -> Config:
+    """Returns the configuration of a request, which the server has checked.
+
+    Names of plug-ins aren't looked up, so that a node which lacks one can say so.
+
+    Raises:
+        ConfigError: It isn't a configuration of this version.
+    """
+    return Config.model_validate_json(text, context=TRUSTED)
 
 
 def _at_defaults(section: Section) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 
-from tardis_fl.config.schema import RuntimeConfig
+from tardis_fl.config.runtime import RuntimeConfig
 from tardis_fl.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

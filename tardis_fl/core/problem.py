@@ -61,17 +61,15 @@ def raise_problems(problems: Iterable[Problem]) -> None:
 
 def describe(value: object) -> str:
     """Returns a value from YAML as a message names it: `the text 'fast'`, `a list of 3`."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return f"the text {value!r}"
     if isinstance(value, Mapping):
         return "a group of keys"
     if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    return str(value)
+        return f"a {type(value).__name__} of {len(value)}"
+    return str(value) if isinstance(value, int | float) else repr(value)
 
 
 def did_you_mean(got: object, known: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from tardis_fl.config.schema import Config, PartitionConfig
+from tardis_fl.config.data import PartitionConfig
+from tardis_fl.config.schema import Config
 from tardis_fl.core.randomness import Purpose, numpy_generator
 from tardis_fl.data.cache import Arrays, cache_folder, cached_arrays, key_of
 from tardis_fl.data.images import Dataset

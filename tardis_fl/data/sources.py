@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tardis_fl.config.schema import Config, DataConfig
+from tardis_fl.config.data import DataConfig
+from tardis_fl.config.schema import Config
 from tardis_fl.core.randomness import Purpose, numpy_generator
 from tardis_fl.data.cache import cache_folder
 from tardis_fl.data.datasets.cifar10 import CLASS_NAMES, DataMissingError, load_cifar10

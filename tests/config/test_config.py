@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from tardis_fl.config import Config, load_config, parse_config
 from tardis_fl.config.checks.consistency import warnings_about
-from tardis_fl.config.loading import key_paths
+from tardis_fl.config.federation import FederationConfig, ServerOptimizerConfig
+from tardis_fl.config.keys import key_paths
+from tardis_fl.config.wire import read_wire, wire_json
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.errors import ConfigError
 from tests.conftest import ROOT, SMALL
@@ -182,6 +184,105 @@ def test_a_resolved_configuration_reads_back_as_itself():
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
+REFUSED = "1 problem in the configuration\n  federation.client_depth: got 9; the network has 3 segments; wanted 1 to 3"
+TOO_DEEP = {
+    "name": "a",
+    "federation": {"client_depth": 9},
+    "deployment": {"max_accuracy_drop": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Config(**TOO_DEEP),
+        lambda: Config.model_validate(TOO_DEEP),
+        lambda: Config.model_validate_json(json.dumps(TOO_DEEP)),
+        lambda: parse_config(SMALL).with_changes({"federation.client_depth": 9}),
+        lambda: parse_config(SMALL).model_copy(
+            update={"federation": FederationConfig(client_depth=9)}
+        ),
+        lambda: parse_config(SMALL).model_copy(update={"federation": {"client_depth": 9}}),
+    ],
+)
+def test_python_is_refused_what_the_command_line_is(make):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value) == REFUSED
+
+
+def test_python_gets_problems_of_keys_and_combinations_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Config(
+            federation={"rounds": 2.5, "fleet": [{"share": 0.5}]},
+            model={"exit_weights": [1.0]},
+            deployment={"max_accuracy_drop": 0.1},
+        )
+    assert str(caught.value).splitlines() == [
+        "4 problems in the configuration",
+        "  name: got nothing; wanted this key: it has no default",
+        "  federation.rounds: got 2.5; wanted a whole number",
+        "  federation.fleet.0.name: got nothing; wanted this key: it has no default",
+        "  model.exit_weights: got 1 weights; wanted one for each of the 3 exits",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: FederationConfig(rounds=2.5), "rounds: got 2.5; wanted a whole number"),
+        (
+            lambda: FederationConfig().model_copy(update={"round": 3}),
+            "round: got an unknown key with 3; did you mean rounds?",
+        ),
+        (
+            lambda: FederationConfig(fleet=({"name": "a", "share": 1.0},)),
+            "fleet: got a tuple of 1; wanted a list",
+        ),
+    ],
+)
+def test_a_section_by_itself_is_refused_in_the_same_words(make, expected):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert str(caught.value) == f"1 problem in the configuration\n  {expected}"
+
+
+def test_changes_reach_any_key_and_leave_the_old_configuration_alone():
+    config = parse_config(SMALL)
+    changed = config.with_changes(
+        {
+            "federation.rounds": 7,
+            "tiers.0.name": "phone",
+            "deployment.thresholds": [0.5, 0.5],
+            "federation.server": ServerOptimizerConfig(batch_size=8),
+        }
+    )
+    assert changed.federation.rounds == 7
+    assert [tier.name for tier in changed.tiers] == ["phone", "edge", "cloud"]
+    assert changed.deployment.targets == ["thresholds"]
+    assert changed.federation.server.batch_size == 8
+    assert changed.federation.client == config.federation.client
+    assert config == parse_config(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"federation.fleet.0.depth": 1}, "fleet"),
+        ({"seed.x": 1}, "seed.x: got a path through a single value; seed is no group of keys"),
+        ({"callbacks.0.use": "a:b"}, "callbacks.0.use: got index '0'; callbacks has no entries"),
+    ],
+)
+def test_changes_that_lead_nowhere_are_refused(changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        parse_config(SMALL).with_changes(changes)
+
+
+def test_a_configuration_that_the_server_checked_is_taken_as_it_is():
+    unchecked = parse_config(SMALL).unchecked_copy({"federation": FederationConfig(client_depth=9)})
+    assert read_wire(wire_json(unchecked)) == unchecked
+
+
 def test_every_key_is_described_in_the_schema():
     def undescribed(properties, where):
         return [
@@ -210,7 +311,7 @@ def test_the_catalogue_agrees_with_the_networks():
 
 
 @given(
-    st.sampled_from([path for path in key_paths() if path not in ("name",)]),
+    st.sampled_from([path for path in key_paths(Config) if path not in ("name",)]),
     st.one_of(
         st.none(),
         st.booleans(),
@@ -399,7 +500,7 @@ def test_settings_without_effect_are_said(overrides, expected):
 
 
 def test_keys_of_groups_and_faults_have_paths():
-    paths = set(key_paths())
+    paths = set(key_paths(Config))
     assert {
         "federation.fleet.0.depth",
         "federation.faults.0.kind",

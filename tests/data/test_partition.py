@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tardis_fl.config.schema import PartitionConfig
+from tardis_fl.config.data import PartitionConfig
 from tardis_fl.data.partition import deal, label_counts, load_partition, undealt
 from tardis_fl.data.roles import Role, hold_out
 from tardis_fl.data.sources import load_dataset

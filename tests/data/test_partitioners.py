@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tardis_fl.config.schema import PartitionConfig
+from tardis_fl.config.data import PartitionConfig
 from tardis_fl.core.randomness import Purpose, integer_seed, integer_seed_of, numpy_generator
 from tardis_fl.data.partition import deal, load_partition
 from tardis_fl.data.partitioners import OWN_KEYS, PARTITIONERS

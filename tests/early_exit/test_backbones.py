@@ -13,7 +13,7 @@ from torch import nn
 
 from tardis_fl.config import parse_config
 from tardis_fl.config.checks.consistency import warnings_about
-from tardis_fl.config.schema import ModelConfig
+from tardis_fl.config.model import ModelConfig
 from tardis_fl.data.datasets.cifar10 import NORMALISATION
 from tardis_fl.early_exit.backbones import BUILDERS, BackboneOptions, build_backbone, build_network
 from tardis_fl.early_exit.backbones.layers import norm_layer

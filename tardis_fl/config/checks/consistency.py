@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tardis_fl.config.checks.deployment import deployment_problems, deployment_warnings
 from tardis_fl.config.checks.federation import federation_problems, federation_warnings
 from tardis_fl.config.checks.plugins import choice_problems
 from tardis_fl.config.checks.profiles import profile_problems
-from tardis_fl.config.problem import Problem, changed
-from tardis_fl.config.schema import Config
+from tardis_fl.config.problem import Problem, changed, touches
 from tardis_fl.data.partitioners import OWN_KEYS
 from tardis_fl.early_exit.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from tardis_fl.config.schema import Config
 
 
 def all_problems(config: Config) -> list[Problem]:
@@ -20,14 +23,6 @@ def all_problems(config: Config) -> list[Problem]:
     broken = [problem.path for problem in missing]
     rest = [problem for problem in inconsistencies(config) if not touches(problem, broken)]
     return [*missing, *rest]
-
-
-def touches(problem: Problem, broken: Iterable[str]) -> bool:
-    """Whether a problem rests on a key that is broken by itself."""
-    related = (problem.path, *problem.involves)
-    return any(
-        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in related for b in broken
-    )
 
 
 def inconsistencies(config: Config) -> Iterator[Problem]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tardis_fl.config.deployment import TARGETS, DeploymentFaultConfig
 from tardis_fl.config.problem import Problem, changed
-from tardis_fl.config.schema import Config
+
+if TYPE_CHECKING:
+    from tardis_fl.config.schema import Config
 
 BUDGETS = ("target_offload_rate", "latency_budget_ms", "energy_budget_mj", "bytes_budget")
 KEYS_OF_ARRIVALS = {"on_seconds": "bursty", "off_seconds": "bursty", "trace": "trace"}

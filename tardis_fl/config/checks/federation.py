@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.config.problem import Problem, changed
-from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.errors import ConfigError
 from tardis_fl.federation.server.rules import OWN_RULES
+
+if TYPE_CHECKING:
+    from tardis_fl.config.schema import Config
 
 KEYS_OF_FEATURES = (
     "server_epochs",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tardis_fl.codecs.names import CODECS, training_codec_names
 from tardis_fl.config.problem import Problem
-from tardis_fl.config.schema import Config
 from tardis_fl.core.importing import REFERENCE
 from tardis_fl.core.plugins import missing_plugins, plugin_problems
 from tardis_fl.core.problem import describe, did_you_mean, one_of
 from tardis_fl.core.registry import Registry
 from tardis_fl.data.partitioners import PARTITIONERS
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
+
+if TYPE_CHECKING:
+    from tardis_fl.config.schema import Config
 
 
 @dataclass(frozen=True)

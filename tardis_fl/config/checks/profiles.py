@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from tardis_fl.config.problem import Problem
-from tardis_fl.config.schema import Config
 from tardis_fl.errors import ConfigError
 from tardis_fl.profiles import Profiles, load_profiles
+
+if TYPE_CHECKING:
+    from tardis_fl.config.schema import Config
 
 Named = tuple[str, str, str]
 """Kind (devices, links, radios), path of the key, name."""

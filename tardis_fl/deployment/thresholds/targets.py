@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from tardis_fl.config.schema import DeploymentConfig
+    from tardis_fl.config.deployment import DeploymentConfig
 
 Kind = Literal[
     "max_accuracy_drop",

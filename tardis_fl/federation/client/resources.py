@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context, Message
 from tardis_fl import __version__
 from tardis_fl.config.checks.plugins import problems_on_node
 from tardis_fl.config.schema import Config
+from tardis_fl.config.wire import read_wire
 from tardis_fl.core.compute import resolve_device, resolve_precision, use_threads
 from tardis_fl.core.plugins import KEY, load_plugins, missing_plugins
 from tardis_fl.core.randomness import Purpose, integer_seed
@@ -111,7 +112,7 @@ def _instruction(message: Message) -> ConfigRecord:
 
 @lru_cache(maxsize=1)
 def _parse(config_json: str) -> Config:
-    config = Config.model_validate_json(config_json)
+    config = read_wire(config_json)
     load_plugins(config.plugins)
     return config
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tardis_fl.config.schema import Config, GroupConfig
+from tardis_fl.config.federation import GroupConfig
+from tardis_fl.config.schema import Config
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.profiles import load_profiles
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tardis_fl.config.schema import Config, GroupConfig
+from tardis_fl.config.federation import GroupConfig
+from tardis_fl.config.schema import Config
 from tardis_fl.core.randomness import Purpose, numpy_generator
 
 

@@ -135,8 +135,8 @@ def plain(config: Config, *, depth: int) -> Config:
     used. It isn't checked for consistency: depth 1 leaves segments that nobody trains, which is
     what the row is about.
     """
-    federation = config.federation.model_copy(
-        update={
+    federation = config.federation.unchecked_copy(
+        {
             "client_depth": depth,
             "fleet": None,
             "client_exits": "all",
@@ -158,7 +158,7 @@ def plain(config: Config, *, depth: int) -> Config:
     model = config.model.model_copy(
         update={"exit_weights": config.exit_weights, "norm": config.norm_layer}
     )
-    return config.model_copy(update={"federation": federation, "model": model})
+    return config.unchecked_copy({"federation": federation, "model": model})
 
 
 def num_passes(config: Config) -> int:
@@ -202,8 +202,8 @@ def train_alone(
         RunError: The weights are no longer finite.
     """
     settings, passes = config.federation.client, num_passes(config)
-    an_epoch = config.model_copy(
-        update={"federation": config.federation.model_copy(update={"local_epochs": 1})}
+    an_epoch = config.unchecked_copy(
+        {"federation": config.federation.unchecked_copy({"local_epochs": 1})}
     )
     network = new_network(config, work.dataset.num_classes).to(work.data.device)
     generator = torch_generator(config.seed, Purpose.REFERENCE, stream)

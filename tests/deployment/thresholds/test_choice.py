@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tardis_fl.config.schema import DeploymentConfig
+from tardis_fl.config.deployment import DeploymentConfig
 from tardis_fl.deployment.baselines import baselines
 from tardis_fl.deployment.escalation import Outcome
 from tardis_fl.deployment.scoring.policies import table_scores

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tardis_fl.config.federation import GroupConfig
+from tardis_fl.config.federation import FederationConfig, GroupConfig
 from tardis_fl.federation.conditions.population import Population
 from tests.conftest import small_config
 
@@ -29,15 +29,8 @@ def test_without_groups_all_clients_are_alike():
 
 
 def group_sizes(shares, clients):
-    config = small_config(f"federation.num_clients={clients}")
-    federation = config.federation.model_copy(
-        update={
-            "fleet": [
-                GroupConfig(name=f"g{number}", share=share) for number, share in enumerate(shares)
-            ]
-        }
-    )
-    return config.model_copy(update={"federation": federation}).group_sizes
+    fleet = [GroupConfig(name=f"g{number}", share=share) for number, share in enumerate(shares)]
+    return FederationConfig(num_clients=clients, fleet=fleet).population.group_sizes
 
 
 @pytest.mark.parametrize(
