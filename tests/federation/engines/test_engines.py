@@ -98,7 +98,7 @@ def test_a_client_that_raises_in_a_worker_is_shown_with_its_own_frames_alone():
     details = recorder.failures[0].details
     assert recorder.failures[0].client == 1
     assert details.startswith("Traceback (most recent call last):")
-    assert "client_app.py" in details
+    assert "federation/client/app.py" in details
     assert "flwr" not in details
     assert "InjectedCrashError: the client crashed" in details
 

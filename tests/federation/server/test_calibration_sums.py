@@ -216,7 +216,10 @@ def runs(tmp_path_factory):
 
 
 def choices(config, report):
-    """The thresholds chosen among all, on the joined table; the sweep of the histograms; and the threshold of the report, which is an edge of a bin."""
+    """Returns the exact choice, the sweep of the histograms, and the report's threshold.
+
+    The exact choice is made on the joined table; the report's threshold is an edge of a bin.
+    """
     tables = federate(
         config.model_copy(
             update={"federation": config.federation.model_copy(update={"calibration": "tables"})}
@@ -238,7 +241,7 @@ def choices(config, report):
 
 def test_a_whole_run_keeps_its_drop_as_cheaply_as_the_histograms_promise(runs):
     report = runs["sums"][1]
-    central, found, threshold = choices(small_config(SUMS), report)
+    central, found, _ = choices(small_config(SUMS), report)
     chosen = report.calibration
     assert chosen.full_accuracy == central.full_accuracy
     assert chosen.accuracy >= central.full_accuracy - 0.05 - 1e-9
@@ -247,7 +250,7 @@ def test_a_whole_run_keeps_its_drop_as_cheaply_as_the_histograms_promise(runs):
     assert central.offload_rate - 1e-12 <= chosen.offload_rate <= found.offload_rate[above] + 1e-12
 
 
-def test_a_whole_run_on_many_samples_chooses_a_threshold_within_one_bin(tmp_path):
+def test_a_whole_run_on_many_samples_chooses_the_most_accurate_edge_of_a_bin(tmp_path):
     config = small_config(
         SUMS,
         "data.synthetic.num_train=3000",
@@ -261,7 +264,9 @@ def test_a_whole_run_on_many_samples_chooses_a_threshold_within_one_bin(tmp_path
     assert found.accuracy[below] - 1e-12 <= report.calibration.accuracy <= central.accuracy + 1e-12
     assert report.calibration.offload_rate <= 0.3 + 1e-9
     assert 0 < threshold < 1
-    assert abs(threshold - central.thresholds[0]) <= 1 / 1000 + 1e-12
+    # Accuracy isn't monotonic in the threshold, so the exact choice may lie bins away.
+    allowed = found.offload_rate <= 0.3 + 1e-9
+    assert report.calibration.accuracy == pytest.approx(found.accuracy[allowed].max(), abs=1e-12)
 
 
 def test_the_report_of_a_whole_run_is_complete(runs):
