@@ -24,7 +24,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 ConfigPath = Annotated[
     Path,
     typer.Argument(
-        metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml.", show_default=False
+        metavar="CONFIG",
+        help="YAML file, or the name of a shipped configuration such as quickstart.",
+        show_default=False,
     ),
 ]
 Overrides = Annotated[

@@ -11,6 +11,7 @@ import yaml
 from tardis_fl.config.changes import apply_overrides
 from tardis_fl.config.problem import ConfigProblems, Problem
 from tardis_fl.config.schema import Config
+from tardis_fl.config.shipped import find_config, shipped_configs
 from tardis_fl.core.problem import describe
 from tardis_fl.errors import ConfigError
 
@@ -19,18 +20,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file and applies `--set` overrides.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or the name of a shipped configuration, such as `quickstart`.
         overrides: Texts of the form `section.key=value`, applied in order.
 
     Raises:
         ConfigError: Lists everything that is wrong, one line each.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = find_config(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there is no such file; "
-            "wanted a YAML configuration such as configs/quickstart.yaml"
+            f"{path}: there is no such file; wanted a YAML configuration such as "
+            f"configs/quickstart.yaml, or one of the shipped: {', '.join(shipped_configs())}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: can't be read as UTF-8 text: {error}") from None

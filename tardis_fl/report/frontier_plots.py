@@ -1,13 +1,14 @@
-"""The plots of the frontier's page, as SVG text."""
+"""The plots of the frontier's page, as SVG text or as figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tardis_fl.report.frontiers import AXES, AxisFrontier, FrontierReport
-from tardis_fl.report.plots import svg
+from tardis_fl.report.plots import drawn, svg
 from tardis_fl.report.style import MUTED, SERIES
 
 
@@ -18,6 +19,11 @@ def draw_frontiers(report: FrontierReport) -> list[tuple[str, str, str]]:
         (f"Accuracy against {AXES[axis.axis][0]}", caption, svg(_drawing(axis)))
         for axis in report.axes
     ]
+
+
+def frontier_figure(axis: AxisFrontier) -> Figure:
+    """Draws accuracy against one cost, on the calibrate and the test role."""
+    return drawn(_drawing(axis))
 
 
 def _drawing(axis: AxisFrontier) -> Callable[[Axes], None]:

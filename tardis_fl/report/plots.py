@@ -1,10 +1,11 @@
-"""The plots of the HTML report, as SVG text. Every figure is drawn from the report alone."""
+"""The plots of the report, as SVG text or as figures. Every one is drawn from the report alone."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 from functools import partial
+from typing import Literal, get_args
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ from tardis_fl.report import load_plots
 from tardis_fl.report.results import Report
 from tardis_fl.report.style import MUTED, RIGHT, SERIES, STYLE, WRONG
 
+Plot = Literal["rounds", "frontier", "thresholds", "tiers", "classes", "clients"]
 FAILURE_COLOURS = {"dropout": "#d98b1f", "late": "#8a5a2b", "error": WRONG, "rejected": "#a3477f"}
 
 
@@ -80,13 +82,51 @@ def draw_all(report: Report) -> list[tuple[str, str, str]]:
     return [(title, caption, svg(partial(draw, report=report))) for title, caption, draw in plots]
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows without `pyplot`, and so without a window or a second copy."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def figure(report: Report, what: Plot) -> Figure:
+    """Draws one of the report's plots.
+
+    Args:
+        report: Of a run or of a deployment.
+        what: Which.
+
+    Raises:
+        ValueError: There is no such plot.
+    """
+    drawings: dict[Plot, Callable[[Axes, Report], None]] = {
+        "rounds": _learning,
+        "frontier": _frontier,
+        "thresholds": _thresholds,
+        "tiers": _tiers,
+        "classes": _classes,
+        "clients": _clients,
+    }
+    if what not in drawings:
+        raise ValueError(f"plot: got {what!r}; wanted one of {', '.join(get_args(Plot))}")
+    return drawn(lambda axes: drawings[what](axes, report))
+
+
+def drawn(draw: Callable[[Axes], None]) -> Figure:
+    """Returns a figure of one pair of axes in the style of the report."""
+    with matplotlib.rc_context(STYLE):
+        made = NotebookFigure(figsize=(6.4, 3.6), layout="constrained")
+        draw(made.add_subplot())
+    return made
+
+
 def svg(draw: Callable[[Axes], None]) -> str:
     """Returns a figure of one pair of axes as SVG text, the same for the same content."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        draw(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(
+        drawn(draw).savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]

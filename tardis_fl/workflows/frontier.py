@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.errors import ConfigError
-from tardis_fl.workflows.redeploy import free_folder, open_run
+from tardis_fl.workflows.redeploy import free_folder, read_finished_run
 
 if TYPE_CHECKING:
     from tardis_fl.report.frontiers import FrontierReport
@@ -42,7 +42,7 @@ def write_frontier(
     if axis not in AXES:
         raise ConfigError(f"--axis: got {axis!r}; wanted one of {', '.join(AXES)}")
     target = free_folder(folder / "frontiers", name)
-    run = open_run(folder, overrides, screen, measures=False)
+    run = read_finished_run(folder, overrides, screen, measures=False)
     ready = prepare(run.config, run.tables, run.costs)
     if axis not in ready.axes:
         raise ConfigError(

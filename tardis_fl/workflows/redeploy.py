@@ -81,7 +81,7 @@ def redeploy(
     from tardis_fl.report.render import render_html, render_markdown
 
     target = free_folder(folder / "deployments", name)
-    run = open_run(folder, overrides, screen)
+    run = read_finished_run(folder, overrides, screen)
     deployed = deploy_and_measure(
         run.config,
         run.tables,
@@ -116,7 +116,7 @@ def redeploy(
     return report, target
 
 
-def open_run(
+def read_finished_run(
     folder: Path, overrides: Sequence[str], screen: Screen, *, measures: bool = True
 ) -> FinishedRun:
     """Reads a finished run.
