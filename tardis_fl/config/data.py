@@ -14,12 +14,13 @@ DATASETS = ("cifar10", "synthetic", "image_folder")
 
 
 class PartitionConfig(Section):
-    """How the training images are dealt to the clients."""
+    """How the training samples are divided among the clients."""
 
     scheme: Annotated[str, Field(json_schema_extra=PARTITIONERS.json_schema())] = "dirichlet"
-    """iid: equal, random; dirichlet: label skew by alpha; pathological: few classes a client;
-    shard: sorted by label, cut, dealt; natural: each client has a folder of its own (image_folder),
-    on the engine deployment on its node's disk. Or MODULE:FUNCTION, a partitioner of your own."""
+    """iid: equal shards at random; dirichlet: label skew by alpha; pathological: few classes a
+    client; shard: sorted by label, cut into pieces; natural: each client has a folder of its own
+    (dataset image_folder), with the engine deployment on its node's disk; or MODULE:FUNCTION, a
+    partitioner of your own."""
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet distribution; smaller is more skewed (scheme dirichlet)."""
     classes_per_client: PositiveInt = 2
@@ -27,7 +28,7 @@ class PartitionConfig(Section):
     shards_per_client: PositiveInt = 2
     """Number of label-sorted pieces each client gets (scheme shard)."""
     min_samples: PositiveInt = 20
-    """Smallest shard to accept, in images, held-out samples included."""
+    """Smallest shard to accept, in samples, held-out ones included."""
     options: Annotated[Options, ADDED] = Field(default={})
     """Options of a partitioner of your own, by the names of its parameters."""
 
@@ -44,30 +45,30 @@ class SyntheticConfig(Section):
 
 
 class DataConfig(Section):
-    """The images, and who holds which."""
+    """The data set, and which client holds which part of it."""
 
     dataset: Annotated[str, PluginName(lambda: DATASETS)] = "cifar10"
-    """cifar10: files under root; synthetic: generated, needs no file; image_folder:
-    root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural,
-    root/clients/NAME/CLASS/*; or MODULE:FUNCTION, your own."""
+    """cifar10: files under root, downloaded there if it is empty; synthetic: generated, needs no
+    file; image_folder: root/test/CLASS/*, and root/train/CLASS/* or, with the scheme natural,
+    root/clients/NAME/CLASS/*; or MODULE:FUNCTION, a data set of your own."""
     options: Annotated[Options, ADDED] = Field(default={})
-    """Options of your own data set: the function's parameters."""
+    """Options of a data set of your own, by the names of its parameters."""
     root: str = "data/cifar10"
-    """Folder with the data set; the environment variable TARDIS_FL_DATA wins over it."""
+    """Folder with the data set; the environment variable TARDIS_FL_DATA takes precedence."""
     on_missing: Literal["error", "synthetic"] = "error"
-    """What to do when the data is neither there nor can be downloaded: stop with exit code 3, or
-    use synthetic data and say so."""
+    """What to do when the data is neither there nor can be downloaded. error: stop with exit code
+    3; synthetic: use generated images, which every report says."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 32
-    """Side of the square images in pixels that image_folder resizes to."""
+    """Side in pixels of the square images that image_folder resizes to."""
     classes: Annotated[list[str], Field(min_length=2)] | None = None
     """Names of all classes, in order (scheme natural, where no client need have all of them); null:
     the folders in root/test."""
     max_train_samples: PositiveInt | None = None
-    """Use only this many training images, drawn by the seed; null: all."""
+    """Use only this many training samples, drawn by the seed; null: all."""
     max_test_samples: PositiveInt | None = None
-    """Use only this many test images, drawn by the seed; null: all."""
+    """Use only this many test samples, drawn by the seed; null: all."""
     partition: PartitionConfig = PartitionConfig()
-    """How the training images are dealt to the clients."""
+    """How the training samples are divided among the clients."""
     fit_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of each shard held out to follow the training and to fit temperatures."""
     calibration_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -42,9 +42,8 @@ class CertificateConfig(Section):
     same with a bound for any loss in [0, 1]; conformal: conformal risk control, which holds on
     average over calibrations only."""
     loss: Literal["accuracy_gap", "consistency", "brier"] = "accuracy_gap"
-    """accuracy_gap: answered wrongly where the last exit would have been right; consistency:
-    answered otherwise than the last exit would (needs no labels); brier: how much worse the
-    answer's Brier score is."""
+    """accuracy_gap: answered wrongly where the last exit is right; consistency: answered otherwise
+    than by the last exit (needs no labels); brier: how much worse the answer's Brier score is."""
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Largest mean loss to allow."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -59,21 +58,20 @@ class HardwareConfig(Section):
     """Machines and links of the tiers, by the names of their profiles."""
 
     devices: list[str]
-    """Profile of each tier's machine, from the device on."""
+    """Profile of each tier's machine, from the device on (see tardis_fl/profiles/devices.yaml)."""
     links: list[str]
-    """Profile of the link over each boundary, from the device on."""
+    """Profile of the link over each boundary, from the device on (see links.yaml)."""
     radio: str | None = None
-    """Profile of the device's radio; null: its energy isn't counted."""
+    """Profile of the device's radio (see radios.yaml); null: its energy isn't counted."""
     servers: list[PositiveInt] | None = None
     """Machines side by side on each tier but the first, which has one for each device; null: 1."""
     overhead_ms: list[NonNegativeFloat] | None = None
-    """Time a tier spends on a request beside multiply-accumulates, such as reading and starting;
-    null: 0."""
+    """Time of each tier for a request beside computing, such as reading and starting; null: 0."""
     answer_bytes: PositiveInt = 8
     """Bytes of the answer on its way back to the device."""
     fragments: bool = False
-    """Send what is larger than a link's largest payload in several frames; false: such a deployment
-    is refused."""
+    """Whether what is larger than a link's largest payload travels in several frames; false: such a
+    deployment is refused."""
 
 
 class LoadConfig(Section):
@@ -87,15 +85,15 @@ class LoadConfig(Section):
     rate: PositiveFloat = 1.0
     """Requests a second and device (bursty: within a burst)."""
     on_seconds: PositiveFloat = 1.0
-    """Mean length of a burst (bursty)."""
+    """Mean length of a burst (arrivals bursty)."""
     off_seconds: PositiveFloat = 9.0
-    """Mean silence between bursts (bursty)."""
+    """Mean silence between bursts (arrivals bursty)."""
     trace: str | None = None
-    """File with one request a line, as seconds or as seconds,device (trace)."""
+    """File with one request a line, as seconds or as seconds,device (arrivals trace)."""
     num_requests: PositiveInt = 200_000
     """Requests to simulate."""
     deadline_ms: PositiveFloat | None = None
-    """Latency above which an answer is late; late ones are counted."""
+    """Latency above which an answer is late; late answers are counted; null: none is late."""
     batch_sizes: list[PositiveInt] | None = None
     """Largest batch of each tier but the first; null: 1."""
     batch_wait_ms: NonNegativeFloat = 0.0
@@ -104,11 +102,11 @@ class LoadConfig(Section):
     """Time of each further sample in a batch, as a share of the first one's; 1: a batch saves
     nothing."""
     allow_unstable: bool = False
-    """Simulate although a queue grows without end; the figures then depend on num_requests, and say
-    so."""
+    """Simulate although a queue grows without end; the figures then depend on num_requests, and the
+    report says so."""
     saturation: list[PositiveFloat] = Field(default=[0.25, 0.5, 0.75, 0.9, 1.0])
-    """Factors on the rate at which the latency is simulated too, for the saturation curve; those
-    that no queue would hold are left out."""
+    """Factors on the rate at which the latency is simulated too, for the saturation curve; factors
+    with which a queue would grow without end are left out."""
 
 
 class DeploymentFaultConfig(Section):
@@ -122,7 +120,7 @@ class DeploymentFaultConfig(Section):
     probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of messages that get lost (loss)."""
     burst: Annotated[float, Field(ge=1)] | None = None
-    """Mean number of transmissions lost in a row (loss), all of one message; null: each
+    """Mean number of transmissions lost in a row (loss), all of one message; null: each is lost
     independently."""
     timeout_ms: NonNegativeFloat = 100.0
     """Time until a lost message is sent again (loss)."""
@@ -140,34 +138,35 @@ class DeploymentConfig(Section):
     """When a sample leaves its tier, and what travels then."""
 
     policy: Annotated[str, PluginName(lambda: POLICY_NAMES)] = "max_softmax"
-    """Score in [0, 1] of an exit; the sample stays when score >= threshold. max_softmax, margin,
-    entropy; patience: share of the exits before that said the same; gain: fitted on the fit role, 1
-    less the probability that the next tier mends the answer; or MODULE:FUNCTION, your own function
-    of class probabilities (B, classes)."""
+    """Score in [0, 1] of an exit; the sample stays when score >= threshold. max_softmax, margin and
+    entropy: of the probabilities; patience: share of the exits before that give the same answer;
+    gain: 1 less the probability that the next tier corrects the answer, fitted on the fit role; or
+    MODULE:FUNCTION, a function of your own of class probabilities (B, classes)."""
     policy_options: Annotated[Options, ADDED] = Field(default={})
-    """Options of your own policy: the function's parameters."""
+    """Options of a policy of your own, by the names of its parameters."""
     ensemble: Literal["none", "geometric"] = "none"
-    """geometric: an exit answers by the geometric mean of itself and all shallower ones, whose
-    class probabilities then cross with the features."""
+    """none; geometric: an exit answers by the geometric mean of itself and all shallower exits,
+    whose class probabilities then cross with the features."""
     max_accuracy_drop: Fraction | None = None
-    """Choose the threshold with the least offload (or what `minimise` names) whose accuracy on
-    calibration data is at most this far below never exiting early; 0.01 is one point."""
+    """Target: the least offload (or what `minimise` names) with an accuracy on calibration data at
+    most this far below that of never exiting early; 0.01 is one point."""
     target_offload_rate: Fraction | None = None
-    """Choose the most accurate threshold on calibration data that sends at most this share of
-    samples off the device."""
+    """Target: the best accuracy on calibration data that sends at most this share of samples off
+    the device."""
     latency_budget_ms: PositiveFloat | None = None
-    """Choose the most accurate threshold whose mean latency without load is at most this (needs
+    """Target: the best accuracy with a mean latency without load of at most this (needs
     hardware)."""
     energy_budget_mj: PositiveFloat | None = None
-    """Choose the most accurate threshold whose mean energy of the device for a request is at most
-    this (needs hardware)."""
+    """Target: the best accuracy with a mean energy of the device for a request of at most this
+    (needs hardware)."""
     bytes_budget: NonNegativeFloat | None = None
-    """Choose the most accurate threshold that sends at most so many bytes a sample over all
+    """Target: the best accuracy that sends at most this many bytes a sample, over all
     boundaries."""
     certificate: CertificateConfig | None = None
-    """Choose the lowest threshold with a guarantee."""
+    """Target: the lowest threshold with a guarantee, such as {epsilon: 0.02, delta: 0.1}."""
     thresholds: list[NonNegativeFloat] | None = None
-    """Fixed thresholds, one for each tier but the last; 0 always exits, above 1 never."""
+    """Fixed thresholds in place of a target, one for each tier but the last; 0 always exits, above
+    1 never."""
     threshold_mode: Literal["shared", "per_exit"] = "shared"
     """shared: one threshold for all exits; per_exit: one for each, from the exact frontier of two
     or three tiers (more freedom to fit chance: see the README)."""
@@ -178,8 +177,8 @@ class DeploymentConfig(Section):
     """Meet a budget exactly by mixing two thresholds at random, each sample by the seed and its
     number."""
     feature_codec: CodecName = "uint8"
-    """How features travel between tiers: float32, float16, uint8 or 2bit to 7bit, alone or followed
-    by +zlib or +zstd. Or MODULE:CLASS, a codec of your own."""
+    """How features travel between tiers: float32, float16, uint8, 7bit, 6bit, 5bit, 4bit, 3bit or
+    2bit, alone or followed by +zlib or +zstd; or MODULE:CLASS, a codec of your own."""
     measure_codecs: list[CodecName] = Field(default=[])
     """Codecs to measure through the segments too, each with its accuracy and bytes, for the
     report's table."""
@@ -193,8 +192,8 @@ class DeploymentConfig(Section):
     faults: list[DeploymentFaultConfig] = Field(default=[])
     """What breaks while requests go on (needs load)."""
     on_failure: Literal["retry", "degrade", "drop"] = "retry"
-    """What a request does that meets a broken link or tier: wait, be answered by the exit at hand,
-    or be given up."""
+    """What a request does that meets a broken link or tier. retry: it waits; degrade: the exit at
+    hand answers it; drop: it is given up."""
     max_attempts: PositiveInt = 5
     """Times a lost message is sent before on_failure degrade or drop takes over; retry goes on."""
 

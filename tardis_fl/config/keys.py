@@ -39,6 +39,19 @@ def section_at(root: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | 
     return section
 
 
+def description_of(section: type[BaseModel], key: str) -> str | None:
+    """Returns what a key means, in one line; None where it is unknown."""
+    field = section.model_fields.get(key)
+    if field is None or field.description is None:
+        return None
+    return in_one_line(field.description)
+
+
+def in_one_line(description: str) -> str:
+    """Returns a description without the line breaks of the source."""
+    return " ".join(description.split())
+
+
 def key_problem(root: type[BaseModel], detail: Mapping[str, Any]) -> Problem:
     """Turns an error of pydantic into a problem, which for an unknown key names the nearest."""
     if detail["type"] != "extra_forbidden":

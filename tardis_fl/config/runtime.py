@@ -11,44 +11,45 @@ from tardis_fl.config.section import Options, PositiveFloat, PositiveInt, Sectio
 
 
 class RuntimeConfig(Section):
-    """How to use this machine."""
+    """How this machine is used."""
 
     engine: Literal["inline", "ray", "deployment"] = "inline"
-    """inline: ServerApp and ClientApps in this process and its workers; ray: on Flower's simulation
-    engine (extra `ray`); deployment: as processes on this or other machines (command `federate`, or
-    `flwr run`)."""
+    """inline: the ServerApp and the ClientApps run in this process and its workers; ray: on
+    Flower's simulation engine (extra `ray`); deployment: as processes on this or other machines
+    (command `federate`, or `flwr run`)."""
     reply_timeout_s: PositiveFloat = 600.0
-    """Seconds after which a node that hasn't answered a request is left out of it (engine
+    """Seconds after which a node that hasn't replied to a request counts as a dropout (engine
     deployment)."""
     nodes_timeout_s: PositiveFloat = 120.0
     """Seconds to wait for all nodes before the first round (engine deployment)."""
     min_nodes: PositiveInt | None = None
-    """Nodes to begin with after nodes_timeout_s; others may join later, and count as dropouts until
-    they do; null: as many as there are clients."""
+    """Nodes to begin with after nodes_timeout_s; other nodes may join later, and count as dropouts
+    until they do (engine deployment); null: as many as there are clients."""
     workers: PositiveInt | None = None
-    """Clients that train at a time, each in a process of one thread; 1 on the engine inline: in
-    this process, with `threads`; null: as cores, batch size and memory suggest. Weights don't
-    depend on how many there are above 1."""
+    """Clients that train at a time, each in a process of one thread; with the engine inline, 1
+    means in this process, with `threads`; null: as cores, batch size and memory suggest. The
+    weights are the same for every number above 1."""
     ray_address: str | None = None
-    """Address of a Ray cluster that is already there, such as ray://head:10001 or auto (engine
-    ray); null: Ray is started on this machine."""
+    """Address of a running Ray cluster, such as ray://head:10001 or auto (engine ray); null: Ray is
+    started on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where training and evaluation compute; auto: on a GPU where there is one, with the images
-    resident on it."""
+    """Where training and evaluation compute: cpu, cuda, or auto, which takes a GPU where there is
+    one. On a GPU the images are resident."""
     threads: PositiveInt | None = None
-    """Threads this process computes with; null: as many as there are cores to use. Worker processes
-    have one each."""
+    """Threads of this process; null: one for each core that it may use. Worker processes have one
+    each."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of training; auto: bfloat16 where the processor has instructions for it.
-    Evaluation is always float32."""
+    """Arithmetic of training: float32, bfloat16, or auto, which takes bfloat16 where the processor
+    has instructions for it. Evaluation is always float32."""
     cache_dir: str | None = None
-    """Folder for decoded images; null: the user's cache folder (TARDIS_FL_CACHE wins)."""
+    """Folder for decoded images; null: the user's cache folder. The environment variable
+    TARDIS_FL_CACHE takes precedence."""
 
 
 class CallbackConfig(Section):
     """Something that is called as the run goes on."""
 
     use: Annotated[str, PluginName(tuple, form="MODULE:CLASS")]
-    """Name of a callback, or MODULE:CLASS, your own."""
+    """Name of a callback; or MODULE:CLASS, a callback of your own."""
     options: Options = Field(default={})
-    """The callback's options: the parameters of the class."""
+    """Options of the callback, by the names of its parameters."""

@@ -32,26 +32,26 @@ class Config(Section):
     """Modules that register plug-ins, such as my_package.my_plugins; every process imports them,
     from the current folder too."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    """Everything random follows from it."""
+    """Seed of everything that is random."""
     callbacks: Annotated[list[CallbackConfig], ADDED] = Field(default=[])
     """What is called as the run goes on: progress, early stopping, records of your own."""
     data: DataConfig = DataConfig()
-    """The images, and who holds which."""
+    """The data set, and which client holds which part of it."""
     model: ModelConfig = ModelConfig()
-    """The network."""
+    """The network: one segment a tier, one exit a segment."""
     tiers: list[TierConfig] = Field(
         default=[TierConfig(name="device"), TierConfig(name="edge"), TierConfig(name="cloud")]
     )
     """Where the segments run, from the device to the cloud: one tier a segment."""
     federation: FederationConfig = FederationConfig()
-    """Who trains what, and how often."""
+    """Who trains what, how often, and what goes wrong."""
     deployment: DeploymentConfig = DeploymentConfig()
-    """When a sample leaves its tier."""
+    """When a sample leaves its tier, and what travels then."""
     profiles: str | None = None
-    """YAML file with profiles of your own (keys devices, links, radios), beside the shipped
-    ones."""
+    """YAML file with profiles of your own (keys devices, links, radios), beside the shipped ones;
+    null: only those."""
     runtime: RuntimeConfig = RuntimeConfig()
-    """How to use this machine."""
+    """How this machine is used."""
 
     placeholders: ClassVar[Mapping[str, Any]] = {"name": "unnamed"}
 

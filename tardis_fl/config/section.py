@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tardis_fl.config.keys import key_problem
+from tardis_fl.config.keys import in_one_line, key_problem
 from tardis_fl.config.problem import ConfigProblems, Problem, touches
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -47,6 +47,13 @@ ADDED = _Added()
 _inside: ContextVar[bool] = ContextVar("inside a section", default=False)
 
 
+def _put_descriptions_in_one_line(schema: dict[str, Any]) -> None:
+    """Changes the JSON Schema of one section in place."""
+    for described in (schema, *schema.get("properties", {}).values()):
+        if "description" in described:
+            described["description"] = in_one_line(described["description"])
+
+
 class Section(BaseModel):
     """A frozen, strict group of keys.
 
@@ -55,7 +62,11 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        json_schema_extra=_put_descriptions_in_one_line,
     )
 
     placeholders: ClassVar[Mapping[str, Any]] = {}

@@ -34,19 +34,6 @@ def test_shipped_configurations_are_valid_and_name_themselves(path):
     assert load_config(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_key_of_a_shipped_configuration_has_a_comment(path):
-    uncommented = [
-        line
-        for line in path.read_text().splitlines()
-        if ":" in line.split("#")[0]
-        and line.split("#")[0].split(":", 1)[1].strip()
-        and "#" not in line
-        and not line.strip().startswith("- name")
-    ]
-    assert uncommented == []
-
-
 def test_all_problems_are_reported_at_once_with_path_got_and_wanted():
     found = problems("""
 name: a
