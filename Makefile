@@ -1,11 +1,13 @@
-# make demo: install and run the main job.  make test: install where it is missing, and run the tests, JOBS at a time.  ARGS: for the command.
+# make demo: install and run the main job.  make test: install where that is missing, and run the tests, JOBS at a time.
+# make test-all: run the extended tests too.  make lint: check style and types.  ARGS: more options for the command.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LINTED := setup.py $(wildcard tardis_fl tests benchmarks simulations examples)
 
-.PHONY: setup demo quickstart test lint clean
+.PHONY: setup demo quickstart test test-all lint clean
 
 setup: $(READY)
 
@@ -24,9 +26,12 @@ quickstart: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+test-all:
+	$(MAKE) test ARGS='-m "extended or not extended" $(ARGS)'
+
 lint: setup
-	$(BIN)/ruff check tardis_fl tests benchmarks simulations
-	$(BIN)/ruff format --check tardis_fl tests benchmarks simulations
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
 
 clean:
 	rm -rf $(VENV) *.egg-info
