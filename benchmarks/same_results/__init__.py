@@ -1,0 +1,1 @@
+"""Runs a matrix of small configurations at another commit and here, and compares the results."""
