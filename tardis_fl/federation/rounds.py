@@ -24,6 +24,7 @@ from tardis_fl.early_exit.counting import segment_costs
 from tardis_fl.early_exit.evaluation import CalibrationTable, ExitTable, FitTable
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.scoring.calibration_sums import CalibrationSums
+from tardis_fl.early_exit.training.losses import build_loss
 from tardis_fl.errors import RunError
 from tardis_fl.federation.callbacks import Listener, RoundRecord, Snapshot
 from tardis_fl.federation.client.local_training import answering_exits, training_features
@@ -151,7 +152,13 @@ class FederationServer:
         self.network = new_network(config, fleet.image_kind.num_classes).to(self._device)
         self._segments = list(self.network)
         self._weights = HeldWeights(self._segments[: config.max_depth])
-        self._updates, self._plan = Updates(self._weights, config), TrainingPlan(config)
+        self._updates = Updates(self._weights, config)
+        criterion = build_loss(
+            config.model.loss,
+            config.model.loss_options,
+            num_classes=fleet.image_kind.num_classes,
+        )
+        self._plan = TrainingPlan(config, criterion)
         self.trains = config.server_start < config.num_segments
         self._trainer = (
             ServerTrainer(self._segments, config, self._precision, self._device)

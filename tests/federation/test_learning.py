@@ -241,7 +241,7 @@ def test_server_optimisers_make_other_weights_of_the_same_updates():
 
 
 def test_fedbn_clients_go_on_with_norm_layers_of_their_own(monkeypatch):
-    from tardis_fl.federation import client_app
+    from tardis_fl.federation.client import app as client_app
 
     began = {}
     original = client_app.train_segments
@@ -279,16 +279,16 @@ def test_fedbn_clients_go_on_with_norm_layers_of_their_own(monkeypatch):
 def test_fedbn_rounds_are_evaluated_with_own_norms_and_the_deployment_with_their_average(
     monkeypatch,
 ):
-    from tardis_fl.federation import client_app
+    from tardis_fl.federation.client import request
 
     used = []
-    original = client_app.held_out_logits
+    original = request.held_out_logits
 
     def watch(segments, *arguments, **options):
         used.append(next(iter(running_norms(segments)))[1].running_mean.clone())
         return original(segments, *arguments, **options)
 
-    monkeypatch.setattr(client_app, "held_out_logits", watch)
+    monkeypatch.setattr(request, "held_out_logits", watch)
     federate(
         small_config(
             "model.norm=batch_local", "federation.final_server_epochs=0", "federation.rounds=1"
@@ -362,3 +362,26 @@ def test_training_counts_what_it_saw():
     assert counts.seen == (counts.num_samples,) * 2
     assert all(0 <= correct <= counts.num_samples for correct in counts.correct)
     assert np.isfinite(counts.loss_sum)
+
+
+def half_cross_entropy(logits, labels):
+    """A user's loss: half of what everybody takes."""
+    return F.cross_entropy(logits, labels) / 2
+
+
+def test_a_users_loss_is_what_clients_and_server_descend():
+    # Halving is exact in binary: half the loss at twice the rates takes the same steps.
+    exact = [
+        "runtime.threads=1",
+        "federation.client.weight_decay=0",
+        "federation.server.weight_decay=0",
+    ]
+    rates_once = ["federation.client.learning_rate=0.05", "federation.server.learning_rate=0.05"]
+    rates_twice = ["federation.client.learning_rate=0.1", "federation.server.learning_rate=0.1"]
+    loss = "model.loss=tests.federation.test_learning:half_cross_entropy"
+    usual = federate(small_config(*exact, *rates_once)).network.state_dict()
+    own = federate(small_config(*exact, *rates_twice, loss)).network.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in usual.items())
+    other = federate(small_config(*exact, *rates_once, loss)).network.state_dict()
+    trained = [name for name in usual if name.endswith("weight")]
+    assert not any(torch.equal(other[name], usual[name]) for name in trained)

@@ -9,7 +9,7 @@ import torch
 from tardis_fl.core.randomness import Purpose, torch_generator
 from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
-from tardis_fl.federation.client import app as client_module
+from tardis_fl.federation.client import request
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.population import Population
 from tardis_fl.federation.engines.inline import InlineGrid
@@ -177,9 +177,9 @@ def test_final_epochs_share_the_configured_number_of_views(monkeypatch):
     )
     assert [view_of(epoch, config=config) for epoch in range(5)] == [0, 0, 0, 1, 1]
     requests = []
-    original = client_module.training_features
+    original = request.training_features
     monkeypatch.setattr(
-        client_module,
+        request,
         "training_features",
         lambda *args, **options: requests.append(1) or original(*args, **options),
     )

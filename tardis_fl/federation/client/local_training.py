@@ -19,6 +19,7 @@ from tardis_fl.data.images import ImageSet
 from tardis_fl.early_exit.evaluation import evaluate_batches
 from tardis_fl.early_exit.network import Segment, segments_loss
 from tardis_fl.early_exit.training.losses import Criterion, Distillation, cross_entropy
+from tardis_fl.early_exit.training.registry import LOSSES
 from tardis_fl.federation.transport.messages import Counts, FeatureBatch
 
 Indices = npt.NDArray[np.int64]
@@ -182,7 +183,9 @@ def train_segments(
         Samples, losses and right answers seen on the way, summed over the local epochs.
     """
     settings, own = config.federation.client, torch.from_numpy(indices)
-    objective = objective or Objective(config.exit_weights[: len(segments)])
+    if objective is None:
+        criterion = LOSSES.bound(config.model.loss, config.model.loss_options)
+        objective = Objective(config.exit_weights[: len(segments)], criterion=criterion)
     parameters = [parameter for segment in segments for parameter in segment.parameters()]
     start = (
         [parameter.detach().clone() for parameter in parameters] if objective.proximal_mu else None

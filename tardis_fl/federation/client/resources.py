@@ -22,6 +22,7 @@ from tardis_fl.data.sources import load_dataset
 from tardis_fl.early_exit.backbones import build_network
 from tardis_fl.early_exit.conversion.tracing import ConversionError
 from tardis_fl.early_exit.network import EarlyExitNetwork, Segment
+from tardis_fl.early_exit.training.losses import Criterion, build_loss
 from tardis_fl.errors import ConfigError
 from tardis_fl.federation.client.local_training import LocalData
 from tardis_fl.federation.conditions.faults import Faults
@@ -56,6 +57,12 @@ class ClientResources:
     def weights(self) -> HeldWeights:
         """The weights of the held segments."""
         return HeldWeights(self.segments, own_storage=True)
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """The loss of one exit's logits."""
+        model = self.config.model
+        return build_loss(model.loss, model.loss_options, num_classes=self.dataset.num_classes)
 
     @cached_property
     def faults(self) -> Faults:

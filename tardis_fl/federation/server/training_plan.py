@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tardis_fl.config.schema import Config
+from tardis_fl.early_exit.training.losses import Criterion, cross_entropy
 from tardis_fl.federation.client.local_training import Objective, build_distillation
 from tardis_fl.federation.server.learning_rate import learning_rate
 from tardis_fl.federation.transport.messages import Counts
@@ -13,14 +14,16 @@ class TrainingPlan:
 
     Args:
         config: The run's configuration.
+        criterion: The loss of one exit's logits.
 
     Attributes:
         exit_weights: Of the next round; under exit_weighting serving_rate they follow the last
             evaluation.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, criterion: Criterion = cross_entropy) -> None:
         self._config = config
+        self._criterion = criterion
         self._distillation = build_distillation(config)
         self._follows_serving = (
             config.model.exit_weights is None and config.model.exit_weighting == "serving_rate"
@@ -51,7 +54,10 @@ class TrainingPlan:
     def server_objective(self, round_number: int) -> Objective:
         """Returns what the server's training follows in a round; final epochs follow the last."""
         return Objective(
-            self.exit_weights, self._distillation, self._distillation_weight(round_number)
+            self.exit_weights,
+            self._distillation,
+            self._distillation_weight(round_number),
+            criterion=self._criterion,
         )
 
     def learn_serving_rates(self, validation: Counts) -> None:

@@ -146,18 +146,18 @@ def test_rows_that_were_not_asked_for_are_refused(first, rows, count):
 
 
 def test_a_client_that_is_lost_between_pieces_has_failed_and_its_features_are_left_out(monkeypatch):
-    from tardis_fl.federation.client import app as client_app
+    from tardis_fl.federation.client import request
 
-    original = client_app.training_features
+    original = request.training_features
 
     def lose(segments, data, indices, *, first=0, **options):
-        if first and indices[0] in set(client_app_victim):
+        if first and indices[0] in set(samples_of_the_victim):
             raise ConnectionError("gone")
         return original(segments, data, indices, first=first, **options)
 
     config = small_config("federation.piece_bytes=3000", "federation.max_failed_fraction=0.4")
-    client_app_victim = open_resources(config.model_dump_json()).partition.shard(1).train
-    monkeypatch.setattr(client_app, "training_features", lose)
+    samples_of_the_victim = open_resources(config.model_dump_json()).partition.shard(1).train
+    monkeypatch.setattr(request, "training_features", lose)
     recorder = Recorder()
     federate(config, recorder)
     assert {(failure.client, failure.stage, failure.kind) for failure in recorder.failures} == {
@@ -167,16 +167,16 @@ def test_a_client_that_is_lost_between_pieces_has_failed_and_its_features_are_le
 
 
 def test_a_client_that_is_lost_between_pieces_of_its_hold_outs_counts_nowhere(monkeypatch):
-    from tardis_fl.federation.client import app as client_app
+    from tardis_fl.federation.client import request
 
-    original = client_app._Request.piece
+    original = request.Request.piece
 
     def lose(self, batch):
         if self.shard.client == 1 and not self.is_first:
             raise ConnectionError("gone")
         return original(self, batch)
 
-    monkeypatch.setattr(client_app._Request, "piece", lose)
+    monkeypatch.setattr(request.Request, "piece", lose)
     recorder = Recorder()
     config = small_config("federation.piece_bytes=3000", "federation.max_failed_fraction=0.4")
     trained = federate(config, recorder)
