@@ -9,6 +9,7 @@ import torch
 from tardis_fl.core.randomness import Purpose, torch_generator
 from tardis_fl.data.roles import Role
 from tardis_fl.errors import RunError
+from tardis_fl.federation.client import app as client_module
 from tardis_fl.federation.client import request
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.population import Population
