@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 import torch
@@ -14,12 +13,14 @@ from torch import nn
 from tardis_fl.config import parse_config
 from tardis_fl.config.checks.consistency import warnings_about
 from tardis_fl.config.model import ModelConfig
+from tardis_fl.config.plugin_names import PluginName
 from tardis_fl.data.datasets.cifar10 import NORMALISATION
 from tardis_fl.early_exit.backbones import BUILDERS, BackboneOptions, build_backbone, build_network
 from tardis_fl.early_exit.backbones.layers import norm_layer
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.early_exit.counting import num_parameters, segment_costs
 from tardis_fl.early_exit.network import EarlyExitNetwork, segments_loss
+from tardis_fl.errors import ConfigError
 from tests.config.test_config import problems
 from tests.conftest import SMALL
 
@@ -418,7 +419,16 @@ def test_parameters_and_macs_are_those_of_papers_and_of_a_count_by_hand(name):
 
 def test_what_is_known_without_torch_agrees_with_what_is_built():
     assert list(CATALOGUE) == list(BUILDERS)
-    assert set(get_args(ModelConfig.model_fields["backbone"].annotation)) == set(CATALOGUE)
+    [form] = [
+        rule
+        for rule in ModelConfig.model_fields["backbone"].metadata
+        if isinstance(rule, PluginName)
+    ]
+    assert list(form.known()) == list(CATALOGUE)
+    for name in CATALOGUE:
+        assert ModelConfig(backbone=name).backbone == name
+    with pytest.raises(ConfigError, match="did you mean 'resnet20'"):
+        ModelConfig(backbone="resnet21")
     for info in CATALOGUE.values():
         assert info.num_segments == 3
         assert info.problem_with_cuts(info.cuts) is None
