@@ -29,6 +29,7 @@ import torch
 from tardis_fl.config import Config, parse_config
 from tardis_fl.core.compute import training_arithmetic
 from tardis_fl.data.augmentation import crop_and_flip
+from tardis_fl.federation.callbacks.base import Callback
 from tardis_fl.federation.client import app as client_app
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.population import Population
@@ -43,23 +44,11 @@ SLICES = 5
 TARGET_RATIO = 1.05
 
 
-class Quiet:
-    """A listener that does nothing."""
+class Quiet(Callback):
+    """A callback that ends the benchmark where a client fails."""
 
-    def worked(self, work, num_samples):
-        pass
-
-    def failed(self, failure):
+    def on_failure(self, failure):
         raise RuntimeError(failure.details)
-
-    def noticed(self, what):
-        pass
-
-    def round_done(self, record, snapshot):
-        pass
-
-    def epoch_done(self, record, snapshot):
-        pass
 
 
 def configuration(num_clients: int, client_fraction: float) -> Config:

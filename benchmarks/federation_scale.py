@@ -102,12 +102,12 @@ def measure_many(repeats: int) -> dict:
 
 
 class PeakMemory(Quiet):
-    """A listener that looks at the memory whenever a client is done."""
+    """A callback that looks at the memory whenever a client is done."""
 
     def __init__(self) -> None:
         self.mib = 0.0
 
-    def worked(self, work, num_samples):
+    def on_progress(self, work, num_samples):
         self.mib = max(self.mib, resident_mib())
 
 

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from tardis_fl.api.results import Comparison, Deployment, FrontierResult, Run
     from tardis_fl.config import Config
     from tardis_fl.errors import ConfigError, DataError, RunError, TardisError
+    from tardis_fl.federation.callbacks.base import Callback, StopTraining
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Callback",
     "Comparison",
     "Config",
     "ConfigError",
@@ -26,6 +28,7 @@ __all__ = [
     "FrontierResult",
     "Run",
     "RunError",
+    "StopTraining",
     "TardisError",
     "compare",
     "deploy",
@@ -40,6 +43,7 @@ _HOMES = {
     "tardis_fl.api.results": ("Comparison", "Deployment", "FrontierResult", "Run"),
     "tardis_fl.config": ("Config",),
     "tardis_fl.errors": ("ConfigError", "DataError", "RunError", "TardisError"),
+    "tardis_fl.federation.callbacks.base": ("Callback", "StopTraining"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -14,6 +14,7 @@ from tardis_fl.errors import ConfigError
 from tardis_fl.report.results import Report
 
 if TYPE_CHECKING:
+    from tardis_fl.federation.callbacks.base import Callback
     from tardis_fl.report.terminal import Screen
 
 
@@ -37,6 +38,7 @@ def run(
     *,
     resume: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Trains and deploys what a configuration describes.
 
@@ -46,6 +48,7 @@ def run(
         resume: Continue the interrupted run in this folder after its last complete round; of a
             finished one it returns the result.
         progress: Show how far the training is; the result shows itself.
+        callbacks: Are called as the run goes on, after those that the configuration names.
 
     Raises:
         ConfigError, DataError, RunError: With the message of the command line.
@@ -56,7 +59,8 @@ def run(
     from tardis_fl.report.terminal import Screen
     from tardis_fl.workflows.experiment import simulate
 
-    simulate(resolved, folder, Screen() if progress else _silent(), resume=resume)
+    screen = Screen() if progress else _silent()
+    simulate(resolved, folder, screen, resume=resume, callbacks=callbacks)
     return open_run(folder)
 
 

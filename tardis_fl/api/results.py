@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tardis_fl.deployment.bundles.artefacts import Bundle
     from tardis_fl.early_exit.evaluation import ExitTable
-    from tardis_fl.federation.callbacks import RoundRecord
+    from tardis_fl.federation.records import RoundRecord
     from tardis_fl.report.frontiers import AxisFrontier, FrontierReport
     from tardis_fl.report.plots import Plot
 
@@ -293,7 +293,7 @@ def _comparison_row(name: str, report: Report) -> dict[str, float | str | None]:
 
 def _records(path: Path) -> list[RoundRecord]:
     from tardis_fl.errors import DataError
-    from tardis_fl.federation.callbacks import RoundRecord
+    from tardis_fl.federation.records import RoundRecord
 
     if not path.exists():
         return []

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tardis_fl.config.plugin_names import PluginName
 from tardis_fl.config.section import Options, PositiveFloat, PositiveInt, Section
+from tardis_fl.federation.callbacks.registry import CALLBACKS
 
 
 class RuntimeConfig(Section):
@@ -49,7 +50,8 @@ class RuntimeConfig(Section):
 class CallbackConfig(Section):
     """Something that is called as the run goes on."""
 
-    use: Annotated[str, PluginName(tuple, form="MODULE:CLASS")]
-    """Name of a callback; or MODULE:CLASS, a callback of your own."""
+    use: Annotated[str, PluginName(CALLBACKS.names, form=CALLBACKS.form)]
+    """early_stop: ends the rounds where an exit no longer gains; json_lines: writes what happens as
+    lines of JSON; or MODULE:CLASS, a callback of your own."""
     options: Options = Field(default={})
     """Options of the callback, by the names of its parameters."""

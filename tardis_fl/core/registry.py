@@ -77,6 +77,7 @@ class Registry(Generic[T]):
         self.options_key = options_key
         self.summary = summary
         self._entries: dict[str, T | str] = {}
+        self._ours: set[str] = set()  # names of entries of this package
 
     @overload
     def register(self, name: str) -> Callable[[T], T]: ...
@@ -110,6 +111,8 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r}: registered twice, as {_origin(before)} and as "
                 f"{_origin(entry)}; give one of them another name"
             )
+        if isinstance(entry, str) and entry.startswith("tardis_fl."):
+            self._ours.add(name)
         if before is None or not isinstance(entry, str):
             self._entries[name] = entry
         return None
@@ -148,7 +151,7 @@ class Registry(Generic[T]):
 
         What is named is imported, but for our own entries where they have no options.
         """
-        if name in self._entries and isinstance(self._entries[name], str) and not options:
+        if name in self._ours and not options:
             return []
         found = self._find(name, key or self.key)
         if isinstance(found, Problem):
@@ -207,6 +210,12 @@ class Registry(Generic[T]):
             self._entries[name] = cast("T", found)
         return cast("T", found)
 
+    def _options_key(self, key: str) -> str | None:
+        """Returns where the options stand that go with a key: beside it, where it is in a list."""
+        if self.options_key is None or key == self.key:
+            return self.options_key
+        return f"{key.rpartition('.')[0]}.{self.options_key.rpartition('.')[2]}"
+
     def _call_problems(
         self, name: str, found: T, options: Mapping[str, Any], key: str
     ) -> list[Problem]:
@@ -215,7 +224,7 @@ class Registry(Generic[T]):
             options,
             name=name,
             key=key,
-            options_key=self.options_key,
+            options_key=self._options_key(key),
             supplied=self.supplied,
             wants=self.wants,
         )

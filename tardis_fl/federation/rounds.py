@@ -26,11 +26,12 @@ from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.early_exit.scoring.calibration_sums import CalibrationSums
 from tardis_fl.early_exit.training.losses import build_loss
 from tardis_fl.errors import RunError
-from tardis_fl.federation.callbacks import Listener, RoundRecord, Snapshot
+from tardis_fl.federation.callbacks.base import Callback, RunStart, StopTraining
 from tardis_fl.federation.client.local_training import answering_exits, training_features
 from tardis_fl.federation.client.norm_statistics import PooledStatistics
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.clock import VirtualClock
+from tardis_fl.federation.records import RoundRecord, Snapshot
 from tardis_fl.federation.server.calibration_sums import STAGE, collect_sums
 from tardis_fl.federation.server.deeper_training import ServerTrainer, deeper_logits, epochs_a_round
 from tardis_fl.federation.server.feature_buffer import FeatureBuffer, Pieces, by_depth
@@ -83,7 +84,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Past:
+class Interrupted:
     """What an interrupted federation left.
 
     Attributes:
@@ -97,27 +98,55 @@ class Past:
 
 
 def train_federated(
-    fleet: Fleet, config: Config, listener: Listener, past: Past | None = None
+    fleet: Fleet, config: Config, callbacks: Callback, interrupted: Interrupted | None = None
 ) -> Trained:
     """Runs the configured federation, or the rest of it.
+
+    Args:
+        fleet: The clients.
+        config: The resolved configuration.
+        callbacks: Are called as it goes on; they may end the rounds by `StopTraining`.
+        interrupted: Where an interrupted federation goes on; None: from the start.
 
     Raises:
         RunError: More clients failed than `federation.max_failed_fraction` allows, or training
             diverged.
     """
-    server = FederationServer(fleet, config, listener)
-    rounds, final_epochs = (list(past.rounds), list(past.final_epochs)) if past else ([], [])
-    if past:
-        server.restore(past.snapshot)
-    for number in range(len(rounds) + 1, config.federation.rounds + 1):
-        rounds.append(server.run_round(number))
-        listener.round_done(rounds[-1], server.snapshot)
+    try:
+        trained = _train(fleet, config, callbacks, interrupted)
+    except BaseException as error:
+        callbacks.on_run_end(error)
+        raise
+    callbacks.on_run_end(None)
+    return trained
+
+
+def _train(
+    fleet: Fleet, config: Config, callbacks: Callback, interrupted: Interrupted | None
+) -> Trained:
+    server = FederationServer(fleet, config, callbacks)
+    rounds: list[RoundRecord] = []
+    final_epochs: list[RoundRecord] = []
+    if interrupted is not None:
+        rounds += interrupted.rounds
+        final_epochs += interrupted.final_epochs
+        server.restore(interrupted.snapshot)
+    try:
+        callbacks.on_run_begin(RunStart(config, tuple(rounds), tuple(final_epochs)))
+        while len(rounds) < config.federation.rounds and not server.stopped:
+            rounds.append(server.run_round(len(rounds) + 1))
+            callbacks.on_round_end(rounds[-1], server.snapshot)
+    except StopTraining:
+        server.stopped = True
     if config.federation.recalibrate_norm and not final_epochs:
         server.recalibrate_norm()
     if server.trains:
-        for epoch in range(len(final_epochs), config.federation.final_server_epochs):
-            final_epochs.append(server.run_final_epoch(epoch))
-            listener.epoch_done(final_epochs[-1], server.snapshot)
+        try:
+            while len(final_epochs) < config.federation.final_server_epochs:
+                final_epochs.append(server.run_final_epoch(len(final_epochs)))
+                callbacks.on_epoch_end(final_epochs[-1], server.snapshot)
+        except StopTraining:
+            pass
     sums = server.calibration_sums() if config.calibrates_by_sums else None
     fit, calibrate = server.exit_tables() if sums is None else (None, None)
     return Trained(
@@ -143,8 +172,8 @@ def view_of(epoch: int, *, config: Config) -> int:
 class FederationServer:
     """The server's side: the global network, how updates become weights, and the trainer of the deeper segments."""
 
-    def __init__(self, fleet: Fleet, config: Config, listener: Listener) -> None:
-        self._fleet, self._config, self._listener = fleet, config, listener
+    def __init__(self, fleet: Fleet, config: Config, callbacks: Callback) -> None:
+        self._fleet, self._config, self._callbacks = fleet, config, callbacks
         self._device, self._precision = (
             resolve_device(config.runtime),
             resolve_precision(config.runtime),
@@ -175,6 +204,7 @@ class FederationServer:
             else [],
         )
         self.failures: Counter[str] = Counter()
+        self.stopped = False  # whether a callback wants no further round
         self._now = RoundState(0, (), 0.0)
         self._rounds_done, self._epochs_done = 0, 0
         self._started, self._seconds_before = time.perf_counter(), 0.0
@@ -324,6 +354,8 @@ class FederationServer:
             "bytes_down": self._fleet.ledger.down,
             "seconds": self.seconds,
         }
+        if self.stopped:
+            facts["stopped"] = True
         return Snapshot(
             {
                 f"{part}.{name}": tensor
@@ -351,6 +383,7 @@ class FederationServer:
             )
             self._final_features(self._epochs_done - 1)
         self.failures = Counter(facts["failures"])
+        self.stopped = bool(facts.get("stopped", False))
         self._fleet.ledger.up, self._fleet.ledger.down = (
             dict(facts["bytes_up"]),
             dict(facts["bytes_down"]),
@@ -412,7 +445,7 @@ class FederationServer:
                     batch, epoch=self._now.number - 1, objective=objective, tally=tally
                 )
                 gradients[reply.client] = messages.pack_tensors({"gradient": gradient})
-                self._listener.worked("server", len(batch))
+                self._callbacks.on_progress("server", len(batch))
             if not gradients:
                 break
         self._now.server = tally.counts()
@@ -448,7 +481,7 @@ class FederationServer:
         )
         missed = self._clock.deadlines_missed(seconds)
         now.arrivals.append(seconds)
-        self._listener.worked("train", counts.num_samples)
+        self._callbacks.on_progress("train", counts.num_samples)
         if missed and federation.late_updates == "discard":
             self._fail(
                 client,
@@ -540,7 +573,7 @@ class FederationServer:
                     )
                 except ValueError as error:
                     self._fail(reply.client, "features", "rejected", f"{error}; rejected")
-                self._listener.worked("features", len(piece))
+                self._callbacks.on_progress("features", len(piece))
                 del reply, content, tensors, piece  # large: not kept while the next ones come
             first, asked = pieces.wanted(self._now.healthy)
         self._now.check()
@@ -557,7 +590,7 @@ class FederationServer:
             generator=torch_generator(self._config.seed, Purpose.PROXY, self._now.number),
             precision=self._precision,
         )
-        self._listener.worked("features", len(batch))
+        self._callbacks.on_progress("features", len(batch))
         return batch
 
     def _train_server(self, data: Sequence[FeatureBatch], epoch: int) -> Counts:
@@ -570,7 +603,7 @@ class FederationServer:
             data, epoch=epoch, generator=generator, objective=objective
         )
         self._check_server(counts)
-        self._listener.worked("server", sum(len(part) for part in data))
+        self._callbacks.on_progress("server", sum(len(part) for part in data))
         return counts
 
     def _check_server(self, counts: Counts) -> None:
@@ -602,7 +635,7 @@ class FederationServer:
                     (*counts.answered, *answered),
                 )
             total += counts
-            self._listener.worked("evaluate", counts.num_samples)
+            self._callbacks.on_progress("evaluate", counts.num_samples)
         self._now.check()
         return total
 
@@ -654,4 +687,4 @@ class FederationServer:
     def _fail(self, client: int, stage: str, kind: str, details: str) -> None:
         failure = self._now.fail(client, stage, kind, details, self._fleet.node_label(client))
         self.failures[kind] += 1
-        self._listener.failed(failure)
+        self._callbacks.on_failure(failure)

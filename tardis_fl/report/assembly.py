@@ -21,7 +21,7 @@ from tardis_fl.deployment.thresholds.certificates import Certificate, Evaluation
 from tardis_fl.deployment.thresholds.sweep import Sweep
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.scoring.scores import POLICIES
-from tardis_fl.federation.callbacks import RoundRecord
+from tardis_fl.federation.records import RoundRecord
 from tardis_fl.federation.rounds import Trained
 from tardis_fl.report import deployment_results as parts
 from tardis_fl.report import results

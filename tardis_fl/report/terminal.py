@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from tardis_fl.config.schema import Config
+from tardis_fl.federation.callbacks.base import Callback
 from tardis_fl.report.text import (
     bytes_text,
     duration_text,
@@ -37,9 +38,10 @@ from tardis_fl.report.text import (
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
     from tardis_fl.early_exit.counting import SegmentCost
-    from tardis_fl.federation.callbacks import Failure, Listener, RoundRecord, Snapshot, Work
+    from tardis_fl.federation.callbacks.base import TakeSnapshot
     from tardis_fl.federation.engines.parallelism import Parallelism
-    from tardis_fl.federation.rounds import Past
+    from tardis_fl.federation.records import Failure, RoundRecord, Work
+    from tardis_fl.federation.rounds import Interrupted
     from tardis_fl.report.results import Report
     from tardis_fl.runs.estimate import Plan
     from tardis_fl.runs.folder import RunFolder
@@ -68,9 +70,9 @@ class Screen:
         """Says what takes a moment."""
         self.console.print(f"[dim]{what} ...[/dim]")
 
-    def noticed(self, what: str) -> None:
+    def on_notice(self, text: str) -> None:
         """Says what a person should know, such as a node that joined."""
-        show_note(self.console, what)
+        show_note(self.console, text)
 
     def summary(
         self,
@@ -129,13 +131,13 @@ class Screen:
         for warning in warnings:
             print_(f"[bold yellow]warning:[/bold yellow] {escape(warning)}")
 
-    def resuming(self, past: Past) -> None:
+    def resuming(self, past: Interrupted) -> None:
         """Says where an interrupted run goes on."""
         epochs = f" and {len(past.final_epochs)} final epochs" if past.final_epochs else ""
         self.console.print(f"going on after {len(past.rounds)} complete rounds{epochs}")
 
     @contextmanager
-    def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Listener]:
+    def training(self, config: Config, plan: Plan, run: RunFolder) -> Iterator[Callback]:
         """Shows the progress of a training and keeps its records in the run's folder."""
         if past := run.past:
             plan = plan.rest(
@@ -202,7 +204,7 @@ class Screen:
         )
 
 
-class _Watcher:
+class _Watcher(Callback):
     """Writes records to the run's folder and shows how far the training is."""
 
     def __init__(
@@ -219,12 +221,12 @@ class _Watcher:
         self._done_s, self._started = 0.0, time.monotonic()
         self._told: dict[int, int] = {}
 
-    def worked(self, work: Work, num_samples: int) -> None:
+    def on_progress(self, work: Work, num_samples: int) -> None:
         self._done_s += num_samples * self._plan.seconds_per_sample[work]
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=min(self._done_s, self._plan.seconds))
 
-    def failed(self, failure: Failure) -> None:
+    def on_failure(self, failure: Failure) -> None:
         """Shows the first few failures of a round; what has a traceback or is odd goes into a file.
 
         All are counted in the round's line.
@@ -246,15 +248,15 @@ class _Watcher:
             soft_wrap=True,
         )
 
-    def noticed(self, what: str) -> None:
-        show_note(self._console, what)
+    def on_notice(self, text: str) -> None:
+        show_note(self._console, text)
 
-    def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
+    def on_round_end(self, record: RoundRecord, snapshot: TakeSnapshot) -> None:
         self._run.append_round(record)
         self._run.write_round_checkpoint(snapshot())
         self._show(f"round {record.round}/{self._config.federation.rounds}", record)
 
-    def epoch_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
+    def on_epoch_end(self, record: RoundRecord, snapshot: TakeSnapshot) -> None:
         self._run.append_final_epoch(record)
         self._run.write_epoch_checkpoint(snapshot())
         epoch = record.round - self._config.federation.rounds

@@ -10,7 +10,7 @@ from typing import Any
 from tardis_fl.config.schema import Config
 from tardis_fl.core.atomic import write_bytes
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.callbacks import Snapshot
+from tardis_fl.federation.records import Snapshot
 
 FORMAT = 1
 MAY_CHANGE = (

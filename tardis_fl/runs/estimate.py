@@ -13,8 +13,8 @@ from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import resolve_device, training_arithmetic
 from tardis_fl.early_exit.counting import SegmentCost
 from tardis_fl.early_exit.network import EarlyExitNetwork, segments_loss
-from tardis_fl.federation.callbacks import Work
 from tardis_fl.federation.engines.parallelism import Parallelism
+from tardis_fl.federation.records import Work
 
 TIMED_STEPS = 2
 PASSES_OVER_HELD_OUT = 2.0  # an evaluation in float32 costs about two forward passes of training

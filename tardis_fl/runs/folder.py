@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from tardis_fl.data.roles import Shard
     from tardis_fl.early_exit.evaluation import ExitTable
-    from tardis_fl.federation.callbacks import Failure, RoundRecord, Snapshot
     from tardis_fl.federation.engines.parallelism import Parallelism
-    from tardis_fl.federation.rounds import Past
+    from tardis_fl.federation.records import Failure, RoundRecord, Snapshot
+    from tardis_fl.federation.rounds import Interrupted
 
 MARKS = (
     "rounds.jsonl",
@@ -132,7 +132,7 @@ class RunFolder:
         """Whether a run has begun in a folder."""
         return any((path / name).exists() for name in (OURS, *MARKS))
 
-    def _read_past(self) -> Past | None:
+    def _read_past(self) -> Interrupted | None:
         """Returns where an interrupted run goes on; None where no round is complete.
 
         Lines after the checkpoint, written by a run that was killed between the two, are cut off.
@@ -141,7 +141,7 @@ class RunFolder:
             RunError: The checkpoint or the records are damaged.
             ConfigError: The checkpoint is of another configuration.
         """
-        from tardis_fl.federation.rounds import Past
+        from tardis_fl.federation.rounds import Interrupted
         from tardis_fl.runs.checkpoint import read_checkpoint
 
         round_path, epoch_path = self.path / ROUND_CHECKPOINT, self.path / EPOCH_CHECKPOINT
@@ -152,19 +152,21 @@ class RunFolder:
         snapshot = read_checkpoint(round_path, self._config)
         if epoch_path.exists():
             later = read_checkpoint(epoch_path, self._config)
-            if later.facts["round"] == self._config.federation.rounds:
+            if later.facts["round"] == self._config.federation.rounds or (
+                later.facts.get("stopped") and later.facts["round"] == snapshot.facts["round"]
+            ):
                 snapshot = later
             else:
                 epoch_path.unlink()  # more rounds than before: the final epochs come anew
         rounds = self._read_records("rounds.jsonl", snapshot.facts["round"])
-        return Past(
+        return Interrupted(
             snapshot,
             rounds,
             self._read_records("final_epochs.jsonl", snapshot.facts["final_epoch"]),
         )
 
     def _read_records(self, name: str, count: int) -> list[RoundRecord]:
-        from tardis_fl.federation.callbacks import RoundRecord
+        from tardis_fl.federation.records import RoundRecord
 
         path = self.path / name
         lines = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []

@@ -6,6 +6,7 @@ thresholds, replay, report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,12 @@ from tardis_fl.config.schema import Config
 from tardis_fl.deployment.bundles.artefacts import save_rule
 from tardis_fl.deployment.pipeline import TestImages, deploy_and_measure
 from tardis_fl.deployment.run_tables import RunTables, inputs_of
+from tardis_fl.federation.callbacks.base import Callback
+from tardis_fl.federation.callbacks.group import (
+    CallbackGroup,
+    configured_callbacks,
+    guarded_callbacks,
+)
 from tardis_fl.federation.conditions.privacy import check_accountant
 from tardis_fl.federation.engines import check_engine, run_apps
 from tardis_fl.federation.rounds import Trained, train_federated
@@ -31,7 +38,13 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    config: Config, folder: Path, screen: Screen, *, resume: bool = False, grid: Grid | None = None
+    config: Config,
+    folder: Path,
+    screen: Screen,
+    *,
+    resume: bool = False,
+    grid: Grid | None = None,
+    callbacks: Sequence[object] = (),
 ) -> Report:
     """Trains and deploys what `config` describes, and leaves everything in `folder`.
 
@@ -43,6 +56,7 @@ def simulate(
             complete round.
         grid: Flower's grid of real nodes, where this is called by a ServerApp; None: the configured
             engine runs here.
+        callbacks: A user's objects that are called beside those of the configuration.
 
     Raises:
         ConfigError, DataError, RunError: See `tardis_fl.errors`; the message is for the user.
@@ -50,6 +64,7 @@ def simulate(
     # What can be refused is refused before anything slow begins.
     RunFolder.check_free(folder, resume=resume)
     check_engine(config, resume=resume, has_nodes=grid is not None)
+    watching = [*configured_callbacks(config.callbacks), *guarded_callbacks(callbacks)]
     if config.federation.privacy is not None:
         check_accountant()
     if resume and (report := complete_report(folder, config)):
@@ -73,7 +88,8 @@ def simulate(
         warnings = [*ready.warnings, *_begin(run, ready, screen)]
 
         # 2. The federation.
-        trained = _train(config, ready, run, screen)
+        with screen.training(config, ready.plan, run) as display:
+            trained = _train(config, ready, run, CallbackGroup([display, *watching]))
 
         # 3. Exit tables, thresholds, replay, report.
         screen.doing("calibrating and deploying")
@@ -100,14 +116,13 @@ def _begin(run: RunFolder, ready: Preparation, screen: Screen) -> list[str]:
     return changes
 
 
-def _train(config: Config, ready: Preparation, run: RunFolder, screen: Screen) -> Trained:
+def _train(config: Config, ready: Preparation, run: RunFolder, callbacks: Callback) -> Trained:
     """Trains on the configured engine, or on the real nodes that were met."""
+    if ready.fleet is not None:
+        return train_federated(ready.fleet, config, callbacks, run.past)
     received: list[Trained] = []  # a ServerApp returns nothing, so it hands its result over
-    with screen.training(config, ready.plan, run) as listener:
-        if ready.fleet is not None:
-            return train_federated(ready.fleet, config, listener, run.past)
-        server_app = build_server_app(config, listener, received.append, run.past)
-        run_apps(server_app, config, workers=ready.parallelism.workers)
+    server_app = build_server_app(config, callbacks, received.append, run.past)
+    run_apps(server_app, config, workers=ready.parallelism.workers)
     return received.pop()
 
 

@@ -502,7 +502,7 @@ def test_names_of_plug_ins_may_be_references_and_have_options():
         overrides=[
             "model.backbone=my_package.networks:TinyNet",
             "model.options.channels=3",
-            "callbacks=[{use: 'my_package:Early.stop', options: {patience: 3}}]",
+            "callbacks=[{use: early_stop, options: {patience: 3}}]",
         ],
     )
     assert config.model.backbone == "my_package.networks:TinyNet"

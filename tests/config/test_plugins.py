@@ -10,6 +10,7 @@ import pytest
 from tardis_fl.config import Config, parse_config
 from tardis_fl.config.checks.plugins import problems_on_node
 from tardis_fl.config.wire import wire_json
+from tardis_fl.data.partitioners import PARTITIONERS
 from tardis_fl.errors import ConfigError
 from tests.conftest import SMALL, small_config
 
@@ -128,6 +129,8 @@ def test_a_plug_in_that_fails_hides_the_names_that_it_would_have_registered():
 
 def test_a_registered_name_of_a_listed_module_is_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # so that the name is gone for later tests
+    monkeypatch.setattr(PARTITIONERS, "_entries", dict(PARTITIONERS._entries))
     Path("names_of_a_config_test.py").write_text(
         "from tardis_fl.data.partitioners import PARTITIONERS\n"
         "@PARTITIONERS.register('first_come')\n"

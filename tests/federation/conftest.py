@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import hashlib
 
+from tardis_fl.federation.callbacks.base import Callback
 from tardis_fl.federation.engines import CLIENT_APP, run_apps
 from tardis_fl.federation.server.app import build_server_app
 from tardis_fl.federation.transport import messages
 
 
-class Recorder:
-    """A listener that keeps what it is told."""
+class Recorder(Callback):
+    """A callback that keeps what it is called with."""
 
     def __init__(self):
         self.rounds, self.epochs, self.failures, self.notes, self.worked_on = [], [], [], [], {}
 
-    def worked(self, work, num_samples):
+    def on_progress(self, work, num_samples):
         self.worked_on[work] = self.worked_on.get(work, 0) + num_samples
 
-    def failed(self, failure):
+    def on_failure(self, failure):
         self.failures.append(failure)
 
-    def noticed(self, what):
-        self.notes.append(what)
+    def on_notice(self, text):
+        self.notes.append(text)
 
-    def round_done(self, record, snapshot):
+    def on_round_end(self, record, snapshot):
         self.rounds.append(record)
 
-    def epoch_done(self, record, snapshot):
+    def on_epoch_end(self, record, snapshot):
         self.epochs.append(record)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from tardis_fl.core.atomic import write_bytes, write_json
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.callbacks import Failure, RoundRecord
 from tardis_fl.federation.engines.parallelism import Parallelism
+from tardis_fl.federation.records import Failure, RoundRecord
 from tardis_fl.federation.transport.messages import Counts
 from tardis_fl.runs.folder import RunFolder
 from tests.conftest import ROOT, small_config

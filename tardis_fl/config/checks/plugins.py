@@ -13,6 +13,7 @@ from tardis_fl.core.plugins import missing_plugins, plugin_problems
 from tardis_fl.core.problem import describe, did_you_mean, one_of
 from tardis_fl.core.registry import Registry
 from tardis_fl.data.partitioners import PARTITIONERS
+from tardis_fl.federation.callbacks.registry import CALLBACKS
 from tardis_fl.federation.server.rules import AGGREGATION_RULES
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def choices(config: Config) -> Iterator[Choice]:
     yield Choice(PARTITIONERS, partition.scheme, partition.options, on_clients=True)
     yield Choice(AGGREGATION_RULES, aggregation.rule, aggregation.options, on_clients=False)
     yield from _codecs(config)
+    for number, callback in enumerate(config.callbacks):
+        key = f"callbacks.{number}.use"
+        yield Choice(CALLBACKS, callback.use, callback.options, on_clients=False, key=key)
 
 
 def _codecs(config: Config) -> Iterator[Choice]:

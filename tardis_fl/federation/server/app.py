@@ -10,28 +10,32 @@ from flwr.serverapp import Grid, ServerApp
 from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import use_threads
 from tardis_fl.data.images import Dataset
-from tardis_fl.federation.callbacks import Listener
-from tardis_fl.federation.rounds import Past, Trained, train_federated
+from tardis_fl.federation.callbacks.base import Callback
+from tardis_fl.federation.rounds import Interrupted, Trained, train_federated
 from tardis_fl.federation.transport.fleet import Fleet
 
 
 def build_server_app(
-    config: Config, listener: Listener, receive: Callable[[Trained], None], past: Past | None = None
+    config: Config,
+    callbacks: Callback,
+    receive: Callable[[Trained], None],
+    interrupted: Interrupted | None = None,
 ) -> ServerApp:
     """Builds a ServerApp that trains a configuration.
 
     Args:
         config: The resolved configuration.
-        listener: Is told of every round.
+        callbacks: Are called as it goes on.
         receive: Gets the result, since a ServerApp returns nothing.
-        past: Where an interrupted run goes on; None: from the start.
+        interrupted: Where an interrupted run goes on; None: from the start.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         use_threads(config.runtime)  # an engine may run this in a thread of its own
-        receive(train_federated(Fleet(grid, config, listener.noticed), config, listener, past))
+        fleet = Fleet(grid, config, callbacks.on_notice)
+        receive(train_federated(fleet, config, callbacks, interrupted))
 
     return app
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tardis_fl.errors import RunError
-from tardis_fl.federation.callbacks import Failure, RoundRecord
+from tardis_fl.federation.records import Failure, RoundRecord
 from tardis_fl.federation.transport.messages import Counts, Ledger
 
 KINDS = {

@@ -23,7 +23,7 @@ from tardis_fl.data.roles import Indices, Shard
 from tardis_fl.early_exit.evaluation import TestTable, exit_logits
 from tardis_fl.early_exit.network import EarlyExitNetwork
 from tardis_fl.errors import RunError
-from tardis_fl.federation.callbacks import Listener
+from tardis_fl.federation.callbacks.base import Callback
 from tardis_fl.federation.client.local_training import train_segments
 from tardis_fl.federation.client.resources import ClientResources, new_network, open_resources
 from tardis_fl.federation.engines import run_apps
@@ -243,13 +243,9 @@ def exit_accuracies(network: EarlyExitNetwork, dataset: Dataset, config: Config)
     return (table.ensembled() if config.deployment.ensemble == "geometric" else table).accuracies()
 
 
-class _Silent(Listener):
-    """Takes no notice; what failed is counted in `Trained`."""
-
-
 def _federated(config: Config) -> tuple[Trained, list[float]]:
     received: list[Trained] = []
-    run_apps(build_server_app(config, _Silent(), received.append), config, workers=1)
+    run_apps(build_server_app(config, Callback(), received.append), config, workers=1)
     trained = received.pop()
     return trained, exit_accuracies(trained.network, _open(config).dataset, config)
 

@@ -1,10 +1,10 @@
-"""What the training tells whoever watches: a screen, a run folder, a test."""
+"""Records of a federation: a round, a failure, and the state after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -89,16 +89,8 @@ class RoundRecord:
     def to_json(self) -> dict[str, Any]:
         """Returns what stands in `rounds.jsonl`; tracebacks stay in files of their own."""
         line = asdict(self)
-        line["failures"] = [
-            {
-                "client": f.client,
-                "stage": f.stage,
-                "kind": f.kind,
-                "reason": f.reason,
-                "node": f.node,
-            }
-            for f in self.failures
-        ]
+        kept = ("client", "stage", "kind", "reason", "node")
+        line["failures"] = [{key: getattr(f, key) for key in kept} for f in self.failures]
         line["validation_accuracy"] = self.validation_accuracy
         return line
 
@@ -145,22 +137,3 @@ class Snapshot:
             for name, tensor in self.tensors.items()
             if name.startswith(f"{prefix}.")
         }
-
-
-class Listener(Protocol):
-    """Whoever watches. All calls come from the thread that trains."""
-
-    def worked(self, work: Work, num_samples: int) -> None:
-        """Some samples of a kind of work are done."""
-
-    def failed(self, failure: Failure) -> None:
-        """A client failed."""
-
-    def noticed(self, what: str) -> None:
-        """Something happened that a person should know, such as a node that joined."""
-
-    def round_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
-        """A round is complete; `snapshot` returns the live tensors, to be written before the next round."""
-
-    def epoch_done(self, record: RoundRecord, snapshot: Callable[[], Snapshot]) -> None:
-        """One of the server's final epochs is complete."""
