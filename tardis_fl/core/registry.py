@@ -77,7 +77,7 @@ class Registry(Generic[T]):
         self.options_key = options_key
         self.summary = summary
         self._entries: dict[str, T | str] = {}
-        self._ours: set[str] = set()  # names of entries of this package
+        self._texts: set[str] = set()  # names whose entries were registered as texts
 
     @overload
     def register(self, name: str) -> Callable[[T], T]: ...
@@ -111,8 +111,8 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r}: registered twice, as {_origin(before)} and as "
                 f"{_origin(entry)}; give one of them another name"
             )
-        if isinstance(entry, str) and entry.startswith("tardis_fl."):
-            self._ours.add(name)
+        if isinstance(entry, str):
+            self._texts.add(name)
         if before is None or not isinstance(entry, str):
             self._entries[name] = entry
         return None
@@ -151,7 +151,7 @@ class Registry(Generic[T]):
 
         What is named is imported, but for our own entries where they have no options.
         """
-        if name in self._ours and not options:
+        if name in self._texts and not options:
             return []
         found = self._find(name, key or self.key)
         if isinstance(found, Problem):
