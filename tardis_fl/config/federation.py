@@ -29,7 +29,7 @@ from tardis_fl.config.views import (
     PopulationSettings,
     SegmentRoles,
 )
-from tardis_fl.federation.server.rules import AGGREGATION_RULES
+from tardis_fl.federation.server.aggregation.rules import AGGREGATION_RULES
 
 TRAINING_CODEC_SCHEMA = CODECS.json_schema(TRAINING_CODECS)
 

@@ -32,13 +32,13 @@ from tardis_fl.federation.client.norm_statistics import PooledStatistics
 from tardis_fl.federation.client.resources import new_network, open_resources
 from tardis_fl.federation.conditions.clock import VirtualClock
 from tardis_fl.federation.records import RoundRecord, Snapshot
-from tardis_fl.federation.server.calibration_sums import STAGE, collect_sums
-from tardis_fl.federation.server.deeper_training import ServerTrainer, deeper_logits, epochs_a_round
-from tardis_fl.federation.server.feature_buffer import FeatureBuffer, Pieces, by_depth
-from tardis_fl.federation.server.held_out import HeldOutReply, collect_held_out
+from tardis_fl.federation.server.aggregation.updates import Updates
+from tardis_fl.federation.server.deeper.feature_buffer import FeatureBuffer, Pieces, by_depth
+from tardis_fl.federation.server.deeper.trainer import ServerTrainer, deeper_logits, epochs_a_round
+from tardis_fl.federation.server.evaluation.calibration_sums import STAGE, collect_sums
+from tardis_fl.federation.server.evaluation.held_out import HeldOutReply, collect_held_out
 from tardis_fl.federation.server.round_state import RoundState
 from tardis_fl.federation.server.training_plan import TrainingPlan
-from tardis_fl.federation.server.updates import Updates
 from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.fleet import Fleet, Reply
 from tardis_fl.federation.transport.messages import Counts, FeatureBatch, Ledger

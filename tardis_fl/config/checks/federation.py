@@ -10,7 +10,7 @@ from tardis_fl.codecs.names import has_fixed_size
 from tardis_fl.config.problem import Problem, changed
 from tardis_fl.early_exit.catalogue import CATALOGUE
 from tardis_fl.errors import ConfigError
-from tardis_fl.federation.server.rules import OWN_RULES
+from tardis_fl.federation.server.aggregation.rules import OWN_RULES
 
 if TYPE_CHECKING:
     from tardis_fl.config.schema import Config

@@ -14,7 +14,7 @@ from tardis_fl.core.problem import describe, did_you_mean, one_of
 from tardis_fl.core.registry import Registry
 from tardis_fl.data.partitioners import PARTITIONERS
 from tardis_fl.federation.callbacks.registry import CALLBACKS
-from tardis_fl.federation.server.rules import AGGREGATION_RULES
+from tardis_fl.federation.server.aggregation.rules import AGGREGATION_RULES
 
 if TYPE_CHECKING:
     from tardis_fl.config.schema import Config

@@ -21,7 +21,7 @@ from tardis_fl.federation.client.request import Request
 from tardis_fl.federation.client.resources import problems_here
 from tardis_fl.federation.client.split_training import SplitClient
 from tardis_fl.federation.conditions.privacy import private_weights
-from tardis_fl.federation.server.calibration_sums import (
+from tardis_fl.federation.server.evaluation.calibration_sums import (
     client_histograms,
     client_temperature_sums,
     held_out_answers,

@@ -9,7 +9,7 @@ from tardis_fl.errors import RunError
 from tardis_fl.federation.client.resources import new_network
 from tardis_fl.federation.conditions.faults import Faults
 from tardis_fl.federation.conditions.population import Population
-from tardis_fl.federation.server.updates import Updates
+from tardis_fl.federation.server.aggregation.updates import Updates
 from tardis_fl.federation.transport.weights import HeldWeights
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate

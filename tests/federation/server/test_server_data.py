@@ -15,7 +15,7 @@ from tardis_fl.federation.client.split_training import planned_batches
 from tardis_fl.federation.engines.inline import InlineGrid
 from tardis_fl.federation.rounds import train_federated
 from tardis_fl.federation.server.app import meet_nodes
-from tardis_fl.federation.server.feature_buffer import FeatureBuffer
+from tardis_fl.federation.server.deeper.feature_buffer import FeatureBuffer
 from tardis_fl.federation.transport.messages import FeatureBatch
 from tests.conftest import small_config
 from tests.federation.conftest import Recorder, federate

@@ -12,8 +12,7 @@ from safetensors.torch import load, save
 
 from tardis_fl.config.federation import AggregationConfig
 from tardis_fl.federation.server import aggregation, robust
-from tardis_fl.federation.server.aggregation import WeightedMean, build_aggregator
-from tardis_fl.federation.server.robust import (
+from tardis_fl.federation.server.aggregation.robust import (
     Median,
     TrimmedMean,
     clip_update,
@@ -21,6 +20,7 @@ from tardis_fl.federation.server.robust import (
     parameters_norm,
     update_norm,
 )
+from tardis_fl.federation.server.aggregation.weighted_mean import WeightedMean, build_aggregator
 from tests.reference import aggregation as slow
 from tests.reference.federation import weighted_mean
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from tardis_fl.core.importing import failure_of
 from tardis_fl.core.problem import Problem
 from tardis_fl.errors import ConfigError, RunError, TardisError
-from tardis_fl.federation.server.robust import kinds_of
-from tardis_fl.federation.server.rules import AGGREGATION_RULES
+from tardis_fl.federation.server.aggregation.robust import kinds_of
+from tardis_fl.federation.server.aggregation.rules import AGGREGATION_RULES
 
 
 class PluginRule:

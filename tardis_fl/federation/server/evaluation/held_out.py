@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from flwr.app import RecordDict
 from torch import Tensor
 
-from tardis_fl.federation.server.feature_buffer import Pieces
+from tardis_fl.federation.server.deeper.feature_buffer import Pieces
 from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.fleet import Reply
 from tardis_fl.federation.transport.messages import FeatureBatch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tardis_fl.config.federation import AggregationConfig
-from tardis_fl.federation.server.optimizers import SLOTS, ServerOptimizer
+from tardis_fl.federation.server.aggregation.optimizers import SLOTS, ServerOptimizer
 from tests.federation.server.test_aggregation import assert_same_bits
 from tests.reference.aggregation import server_steps
 

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.schema import Config
-from tardis_fl.federation.server.aggregation import Aggregator, WeightedMean, build_aggregator
-from tardis_fl.federation.server.optimizers import ServerOptimizer
-from tardis_fl.federation.server.robust import clip_update, parameters_norm, update_norm
+from tardis_fl.federation.server.aggregation.optimizers import ServerOptimizer
+from tardis_fl.federation.server.aggregation.robust import clip_update, parameters_norm, update_norm
+from tardis_fl.federation.server.aggregation.weighted_mean import (
+    Aggregator,
+    WeightedMean,
+    build_aggregator,
+)
 from tardis_fl.federation.transport.weights import Flat, HeldWeights
 
 

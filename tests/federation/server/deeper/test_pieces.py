@@ -12,7 +12,7 @@ from tardis_fl.errors import ConfigError
 from tardis_fl.federation.client import local_training
 from tardis_fl.federation.client.local_training import training_features
 from tardis_fl.federation.client.resources import open_resources
-from tardis_fl.federation.server.feature_buffer import Pieces
+from tardis_fl.federation.server.deeper.feature_buffer import Pieces
 from tardis_fl.federation.transport import messages
 from tardis_fl.federation.transport.messages import FeatureBatch
 from tests.conftest import small_config

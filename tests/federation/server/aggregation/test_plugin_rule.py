@@ -7,7 +7,7 @@ import torch
 
 from tardis_fl.config.federation import AggregationConfig
 from tardis_fl.errors import ConfigError, RunError
-from tardis_fl.federation.server.aggregation import build_aggregator
+from tardis_fl.federation.server.aggregation.weighted_mean import build_aggregator
 
 HERE = "tests.federation.server.test_plugin_rule"
 WANTED = "wanted a class with the methods add(update, num_samples) and result()"

@@ -59,10 +59,10 @@ AGGREGATION_RULES: Registry[Callable[..., AggregationRule]] = Registry(
     form="MODULE:CLASS",
     options_key="federation.aggregation.options",
 )
-_ROOM = "tardis_fl.federation.server"
-AGGREGATION_RULES.register("mean", f"{_ROOM}.aggregation:WeightedMean")
+_ROOM = "tardis_fl.federation.server.aggregation"
+AGGREGATION_RULES.register("mean", f"{_ROOM}.weighted_mean:WeightedMean")
 AGGREGATION_RULES.register("trimmed_mean", f"{_ROOM}.robust:TrimmedMean")
 AGGREGATION_RULES.register("median", f"{_ROOM}.robust:Median")
-AGGREGATION_RULES.register("norm_clipping", f"{_ROOM}.aggregation:WeightedMean")
+AGGREGATION_RULES.register("norm_clipping", f"{_ROOM}.weighted_mean:WeightedMean")
 
 OWN_RULES = AGGREGATION_RULES.names()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tardis_fl.config.federation import AggregationConfig
-from tardis_fl.federation.server.plugin_rule import PluginRule
-from tardis_fl.federation.server.robust import (
+from tardis_fl.federation.server.aggregation.plugin_rule import PluginRule
+from tardis_fl.federation.server.aggregation.robust import (
     CHUNK_VALUES,
     Median,
     TrimmedMean,
@@ -18,7 +18,7 @@ from tardis_fl.federation.server.robust import (
     check_weight,
     kinds_of,
 )
-from tardis_fl.federation.server.rules import AggregationRule
+from tardis_fl.federation.server.aggregation.rules import AggregationRule
 
 
 class Aggregator(AggregationRule, Protocol):

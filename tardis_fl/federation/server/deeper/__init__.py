@@ -1,0 +1,1 @@
+"""How the server trains the segments that clients do not."""

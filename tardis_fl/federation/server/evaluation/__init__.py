@@ -1,0 +1,1 @@
+"""What the server asks of held-out samples: evaluations, exit tables, sums."""
