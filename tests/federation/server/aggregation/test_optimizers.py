@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from tardis_fl.config.federation import AggregationConfig
 from tardis_fl.federation.server.aggregation.optimizers import SLOTS, ServerOptimizer
-from tests.federation.server.test_aggregation import assert_same_bits
+from tests.federation.server.aggregation.test_aggregation import assert_same_bits
 from tests.reference.aggregation import server_steps
 
 every_optimizer = pytest.mark.parametrize("optimizer", SLOTS)
