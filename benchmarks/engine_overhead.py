@@ -121,7 +121,7 @@ def measure_time(repeats: int) -> dict:
     network, generator, population = (
         new_network(config, 10),
         torch.Generator().manual_seed(0),
-        Population(config),
+        Population(config.federation.population, config.seed),
     )
     engine_s, bare_s = [], []
     for repeat in range(repeats + 1):

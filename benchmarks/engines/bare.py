@@ -96,8 +96,13 @@ class Trainer:
             optimizer.step()
 
 
+def _population(setting: str) -> Population:
+    config = configuration(setting)
+    return Population(config.federation.population, config.seed)
+
+
 def in_one_process(setting: str) -> None:
-    trainer, population = Trainer(setting, 0), Population(configuration(setting))
+    trainer, population = Trainer(setting, 0), _population(setting)
     torch.set_num_threads(num_cores())
     weights = trainer.start()
 
@@ -120,7 +125,7 @@ def _work(setting: str, place: int, weights: Tensor, totals: Tensor, orders, ans
 def in_processes(setting: str, count: int) -> None:
     context, population = (
         torch.multiprocessing.get_context("spawn"),
-        Population(configuration(setting)),
+        _population(setting),
     )
     weights = Trainer(setting, 0).start().share_memory_()
     totals = torch.zeros(count, len(weights), dtype=torch.float64).share_memory_()

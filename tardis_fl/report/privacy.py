@@ -31,7 +31,7 @@ def privacy_result(
     if privacy is None:
         return PrivacyResult(list(_leaks(config)), None)
     if config.runtime.engine == "deployment":
-        population = Population(config)
+        population = Population(config.federation.population, config.seed)
         chosen.update(client for number in begun_rounds for client in population.choose(number))
     spent = privacy_spent(privacy, max(chosen.values(), default=0))
     local = LocalPrivacyResult(

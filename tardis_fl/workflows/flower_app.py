@@ -89,7 +89,7 @@ def _run(
         )
         screen = Screen(Console(file=file, highlight=False, width=MIN_COLUMNS))
         if not Path(config_path).is_absolute():
-            screen.noticed(f"the configuration is {found}")
+            screen.on_notice(f"the configuration is {found}")
         simulate(
             config,
             Path(output) if output else Path("runs") / config.name,

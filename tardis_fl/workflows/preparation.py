@@ -83,7 +83,7 @@ def prepare(config: Config, screen: Screen, grid: Grid | None) -> Preparation:
     fleet = None
     if grid is not None:
         screen.doing("waiting for the nodes")
-        fleet = meet_nodes(grid, config, dataset, screen.noticed)
+        fleet = meet_nodes(grid, config, dataset, screen.on_notice)
         if config.nodes_keep_images:
             dataset = fleet.with_own_images(dataset)
     partition = load_partition(config, dataset)

@@ -86,13 +86,14 @@ def test_selection_follows_seed_and_round_and_has_the_configured_size():
         "federation.client_fraction=0.25",
         "data.synthetic.num_train=1000",
     )
-    chosen = [Population(config).choose(number) for number in range(1, 30)]
+    chosen = [
+        Population(config.federation.population, config.seed).choose(number)
+        for number in range(1, 30)
+    ]
     assert {len(clients) for clients in chosen} == {10}
     assert all(clients == sorted(set(clients)) for clients in chosen)
-    assert chosen[0] == Population(config).choose(1) != chosen[1]
-    assert chosen[0] != Population(
-        small_config("federation.num_clients=40", "federation.client_fraction=0.25", "seed=9")
-    ).choose(1)
+    assert chosen[0] == Population(config.federation.population, config.seed).choose(1) != chosen[1]
+    assert chosen[0] != Population(config.federation.population, 9).choose(1)
     assert set().union(*chosen) == set(range(40))
 
 
@@ -104,7 +105,9 @@ def test_only_chosen_clients_train_and_every_segment_is_trained():
     before = new_network(config, 10).state_dict()
     trained = federate(config, recorder)
     for record in recorder.rounds:
-        assert record.clients == tuple(Population(config).choose(record.round))
+        assert record.clients == tuple(
+            Population(config.federation.population, config.seed).choose(record.round)
+        )
         assert record.train.num_samples == sum(
             open_resources(config.model_dump_json()).partition.shard(client).train.size
             for client in record.clients

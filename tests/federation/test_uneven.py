@@ -31,7 +31,7 @@ def trained_alone(config, client):
     network, work, depth = (
         new_network(config, 10),
         open_resources(config.model_dump_json()),
-        Population(config).depth(client),
+        Population(config.federation.population, config.seed).depth(client),
     )
     shard = work.partition.shard(client)
     train_segments(
@@ -53,7 +53,9 @@ def trained_alone(config, client):
 
 def test_each_segment_is_averaged_over_the_clients_that_hold_it():
     config = small_config(*FOUR)
-    depths = [Population(config).depth(client) for client in range(4)]
+    depths = [
+        Population(config.federation.population, config.seed).depth(client) for client in range(4)
+    ]
     assert sorted(depths) == [1, 1, 2, 3]
     expected = uneven_round(
         new_network(config, 10).state_dict(), [trained_alone(config, client) for client in range(4)]
@@ -111,7 +113,10 @@ def test_counts_of_training_have_a_denominator_for_each_exit():
     config = small_config(*FOUR)
     recorder = Recorder()
     federate(config, recorder)
-    work, population = open_resources(config.model_dump_json()), Population(config)
+    work, population = (
+        open_resources(config.model_dump_json()),
+        Population(config.federation.population, config.seed),
+    )
     sizes = [len(work.partition.shard(client).train) for client in range(4)]
     expected = tuple(
         sum(size for client, size in enumerate(sizes) if population.depth(client) > exit)
@@ -182,7 +187,7 @@ def test_segments_that_some_hold_are_trained_by_both_clients_first():
 
 def test_only_the_last_exit_is_trained_and_averaged_over_those_for_whom_it_is_the_last():
     config = small_config(*FOUR, "federation.client_exits=last")
-    population, recorder = Population(config), Recorder()
+    population, recorder = Population(config.federation.population, config.seed), Recorder()
     ours = federate(config, recorder).network.state_dict()
     work, updates = open_resources(config.model_dump_json()), []
     for client in range(4):

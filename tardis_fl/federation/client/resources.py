@@ -67,7 +67,7 @@ class ClientResources:
     @cached_property
     def faults(self) -> Faults:
         """What goes wrong on purpose."""
-        return Faults.of(self.config)
+        return Faults(tuple(self.config.federation.faults), self.config.seed)
 
 
 def resources_of(message: Message, context: Context) -> ClientResources:

@@ -1,4 +1,7 @@
-"""The virtual clock: how long a client's round would take on its own device and link, whatever this machine is."""
+"""The virtual clock: how long a client's round would take on its own device and link.
+
+This machine's own speed plays no part.
+"""
 
 from __future__ import annotations
 
@@ -68,17 +71,19 @@ class VirtualClock:
         return seconds
 
     def deadlines_missed(self, seconds: float) -> int:
-        """Returns how many deadlines went by before an update arrived; 0 where it is in time or there is none."""
-        return (
-            int(seconds // self._deadline_s)
-            if self._deadline_s and seconds > self._deadline_s
-            else 0
-        )
+        """Returns how many deadlines passed before an update arrived; 0 where it is in time."""
+        if not self._deadline_s or seconds <= self._deadline_s:
+            return 0
+        return int(seconds // self._deadline_s)
 
     def round_seconds(self, arrivals: Sequence[float], *, someone_is_missing: bool) -> float | None:
-        """Returns how long the server waits: for the last update, or for the deadline where someone is late or missing.
+        """Returns how long the server waits; None where no group has a device or a link.
 
-        None where no group has a device or a link.
+        It waits for the last update, or for the deadline where a client is late or missing.
+
+        Args:
+            arrivals: Seconds at which the round's updates arrive.
+            someone_is_missing: Whether a client that was asked sends no update.
         """
         if not self.runs:
             return None

@@ -1,15 +1,17 @@
-"""What goes wrong on purpose: drawn by the seed, done to real messages, met by the same code as what goes wrong by itself."""
+"""Faults on purpose: drawn from the seed and done to real messages.
+
+The code that handles them is the code that handles real failures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tardis_fl.config.federation import FaultConfig
-from tardis_fl.config.schema import Config
 from tardis_fl.core.randomness import Purpose, numpy_generator, torch_generator
 from tardis_fl.federation.transport.weights import Flat
 
@@ -33,27 +35,21 @@ class Faults:
     entries: tuple[FaultConfig, ...]
     seed: int
 
-    @classmethod
-    def of(cls, config: Config) -> Faults:
-        """Takes the faults of a configuration."""
-        return cls(tuple(config.federation.faults), config.seed)
-
     def strike(self, round_number: int, client: int) -> dict[str, float]:
-        """Returns the kinds that hit a client in a round, with their factors (1 where a kind has none)."""
+        """Returns the kinds of fault that hit a client in a round, with their factors.
+
+        A kind without a factor has 1.
+        """
         found: dict[str, float] = {}
         for number, fault in enumerate(self.entries):
             if fault.clients is not None and client not in fault.clients:
                 continue
             if fault.rounds is not None and not fault.rounds[0] <= round_number <= fault.rounds[1]:
                 continue
-            if (
-                fault.probability < 1
-                and numpy_generator(
-                    self.seed, Purpose.FAULTS, round_number, client, number
-                ).random()
-                >= fault.probability
-            ):
-                continue
+            if fault.probability < 1:
+                generator = numpy_generator(self.seed, Purpose.FAULTS, round_number, client, number)
+                if generator.random() >= fault.probability:
+                    continue
             found[fault.kind] = fault.factor or DEFAULT_FACTORS.get(fault.kind, 1.0)
         return found
 
@@ -83,7 +79,8 @@ class Faults:
             raise InjectedCrashError("the client crashed (federation.faults)")
         if not kinds.keys() & DAMAGE:
             return update
-        damaged, reference = dict(update), start()
+        damaged = dict(update)
+        reference = start()
         changed = [key for key in update if key in parameters]
         if "explode" in kinds:
             damaged |= {
@@ -114,5 +111,6 @@ class Faults:
         return damaged
 
 
-def _norm(tensors) -> float:
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """Returns the Euclidean norm of all numbers together, in float64."""
     return float(torch.stack([tensor.double().norm() for tensor in tensors]).norm())

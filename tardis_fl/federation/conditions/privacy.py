@@ -1,4 +1,7 @@
-"""Local differential privacy of the weights that clients send, by Flower's own mod, and how much of it is spent."""
+"""Local differential privacy of the weights that clients send, and how much of it is spent.
+
+Flower's own mod clips the updates and adds the noise.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -26,21 +30,27 @@ NUDGE = 1e-6
 
 
 def sensitivity(privacy: PrivacyConfig) -> float:
-    """Returns how far apart two updates can be that a client might send: each is clipped to a norm, and they may point apart."""
+    """Returns how far apart two updates of a client can be.
+
+    Each is clipped to a norm, and the two may point in opposite directions.
+    """
     return 2 * privacy.clip_norm
 
 
 def noise_std(privacy: PrivacyConfig) -> float:
-    """Returns the standard deviation of the noise on each weight, as `LocalDpMod` has it (Dwork and Roth 2014, theorem A.1)."""
+    """Returns the standard deviation of the noise on each weight.
+
+    It is that of `LocalDpMod` (Dwork and Roth 2014, theorem A.1).
+    """
     return sensitivity(privacy) * math.sqrt(2 * math.log(1.25 / privacy.delta)) / privacy.epsilon
 
 
 def private_weights(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Is a Flower mod for messages that train: where privacy is configured, clips the reply's update and adds noise.
+    """Clips the update of a reply and adds noise, where privacy is configured.
 
-    The noise is drawn from the run's seed on engines that simulate, so that a run repeats, and from
-    the operating system on real
-    nodes: noise that somebody else can draw hides nothing.
+    This is a Flower mod for messages that train. Engines that simulate draw the noise from the
+    run's seed, so that a run repeats. Real nodes draw it from the operating system: noise that
+    others can draw as well hides nothing.
     """
     config = resources_of(message, context).config
     privacy = config.federation.privacy
@@ -65,33 +75,42 @@ def private_weights(message: Message, context: Context, call_next: ClientAppCall
         }
     )
     try:
-        with _noise(
-            config,
-            int(sent.config_records[messages.INSTRUCTION]["round"]),
-            int(context.node_config["partition-id"]),
-        ):
+        with _noise(_noise_seed(config, sent, context)):
             return mod(message, context, lambda *_: reply)
     finally:
         message.content = sent
 
 
 def _nudged(record: ArrayRecord) -> ArrayRecord:
-    """Returns weights of which one has moved by a hair: the mod divides an update by its norm, which must not be 0."""
+    """Returns weights of which one differs by a hair.
+
+    The mod divides an update by its norm, which must not be 0.
+    """
     tensors = messages.unpack_tensors(record)
     first = next(iter(tensors.values()))
     first[0] += NUDGE * max(1.0, abs(float(first[0])))
     return messages.pack_tensors(tensors)
 
 
+def _noise_seed(config: Config, sent: RecordDict, context: Context) -> int | None:
+    """Returns the seed of a reply's noise; None on a real node, which draws it from the system."""
+    if config.runtime.engine == "deployment":
+        return None
+    round_number: Any = sent.config_records[messages.INSTRUCTION]["round"]
+    client: Any = context.node_config["partition-id"]
+    return integer_seed(config.seed, Purpose.PRIVACY, int(round_number), int(client)) % 2**32
+
+
 @contextmanager
-def _noise(config: Config, round_number: int, client: int) -> Iterator[None]:
-    """Prepares NumPy's global generator, which the mod draws from, and leaves it as it was; keeps the mod from logging."""
-    state, logger = np.random.get_state(), logging.getLogger("flwr")
+def _noise(seed: int | None) -> Iterator[None]:
+    """Seeds NumPy's global generator, which the mod draws from, and keeps the mod from logging.
+
+    Both are as before afterwards.
+    """
+    state = np.random.get_state()
+    logger = logging.getLogger("flwr")
     level = logger.level
-    real = config.runtime.engine == "deployment"
-    np.random.seed(
-        None if real else integer_seed(config.seed, Purpose.PRIVACY, round_number, client) % 2**32
-    )
+    np.random.seed(seed)
     logger.setLevel(logging.WARNING)
     try:
         yield
@@ -123,15 +142,17 @@ def check_accountant() -> None:
     """
     if importlib.util.find_spec("opacus") is None:
         raise RunError(
-            "federation.privacy: needs an accountant that isn't installed; run `pip install 'tardis_fl[privacy]'`"
+            "federation.privacy: needs an accountant that isn't installed; "
+            "run `pip install 'tardis_fl[privacy]'`"
         )
 
 
 def privacy_spent(privacy: PrivacyConfig, num_messages: int) -> PrivacySpent:
-    """Adds up what messages cost, by Opacus' accountant of Renyi differential privacy (Mironov 2017).
+    """Adds up what messages cost, by Renyi differential privacy (Mironov 2017).
 
-    The promise is local: whoever reads a client's messages can't tell what data that client had.
-        Nothing is gained by who is chosen for a round, since the server knows who sent.
+    Opacus' accountant does the sum. The promise is local: whoever reads a client's messages can't
+    tell what data that client had. Nothing is gained by drawing the clients of a round, since the
+    server knows who sent.
 
     Args:
         privacy: As configured.

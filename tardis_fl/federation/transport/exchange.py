@@ -40,7 +40,8 @@ class MessageExchange:
     """
 
     def __init__(self, grid: Grid, *, real: bool) -> None:
-        self._grid, self._at_once = grid, not real or isinstance(grid, KeepsStates)
+        self._grid = grid
+        self._at_once = not real or isinstance(grid, KeepsStates)
         self._slow: dict[str, Future[list[Message]]] = {}
 
     def send(self, requests: Sequence[Message]) -> list[str | None]:
@@ -48,7 +49,10 @@ class MessageExchange:
         return list(self._grid.push_messages(requests)) or [None] * len(requests)
 
     def arrived(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Yields replies to these requests that are there by now; a grid of this process works on one for it."""
+        """Yields replies to these requests that are there by now.
+
+        A grid of this process works on one request for it.
+        """
         if self._at_once:
             replies = list(self._grid.pull_messages(list(message_ids)))
             while replies:
@@ -57,7 +61,8 @@ class MessageExchange:
         patience = PATIENCE_SECONDS  # for all that take long together
         for message_id in message_ids:
             fetch = self._slow.pop(message_id, None)
-            began, most = time.monotonic(), 0.0 if fetch else patience
+            began = time.monotonic()
+            most = 0.0 if fetch else patience
             fetch = fetch or self._fetch(message_id)
             if wait([fetch], most).not_done:
                 self._slow[message_id] = fetch

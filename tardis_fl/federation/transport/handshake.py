@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ UNREACHABLE = {3, 4, 5}  # Flower's codes: the message, or the reply, or the nod
 
 @dataclass(frozen=True)
 class Identity:
-    """What a node tells of itself.
+    """What a node says of itself.
 
     Attributes:
         client: Its number: the node's partition-id.
@@ -38,7 +38,7 @@ class Identity:
     label_counts: tuple[int, ...] = ()
 
     @classmethod
-    def from_record(cls, record: Any) -> Identity:
+    def from_record(cls, record: Mapping[str, Any]) -> Identity:
         """Reads a node's answer."""
         return cls(
             **{
@@ -51,7 +51,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Unable:
-    """What a node tells that can't take part in this run.
+    """What a node says that can't take part in this run.
 
     Attributes:
         client: Its number: the node's partition-id.
@@ -88,12 +88,10 @@ class Handshakes:
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._exchange, self._ledger, self._timeout_s, self._clock = (
-            exchange,
-            ledger,
-            timeout_s,
-            clock,
-        )
+        self._exchange = exchange
+        self._ledger = ledger
+        self._timeout_s = timeout_s
+        self._clock = clock
         self._content = RecordDict(
             {messages.INSTRUCTION: messages.instruction(config_json, round=0, depth=1)}
         )

@@ -59,18 +59,15 @@ def unpack_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def _to_array(values: npt.NDArray[np.generic]) -> Array:
-    """Does what `Array(values)` does, without formatting the same header anew each time."""
-    content = b"".join(
-        (
-            _npy_header(values.dtype.str, values.shape),
-            memoryview(np.ascontiguousarray(values)).cast("B") if values.size else b"",
-        )
-    )
+    """Does what `Array(values)` does, without formatting the same header each time."""
+    header = _npy_header(values.dtype.str, values.shape)
+    in_order: Any = np.ascontiguousarray(values)  # a buffer, which NumPy's types don't say
+    content = b"".join((header, memoryview(in_order).cast("B") if values.size else b""))
     return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=content)
 
 
 def _from_array(array: Array) -> npt.NDArray[np.generic]:
-    """Does what `array.numpy()` does, which parses a header anew each time, where the header is the usual one."""
+    """Does what `array.numpy()` does, without parsing the usual header each time."""
     if array.stype == NPY:
         dtype = np.dtype(array.dtype)
         header = _npy_header(dtype.str, tuple(array.shape))
@@ -256,5 +253,5 @@ def _add(total: dict[str, int], sizes: Mapping[str, int]) -> None:
 
 
 def instruction(config_json: str, **values: int | float | list[float]) -> ConfigRecord:
-    """Returns what a client needs to know: the configuration, our version and the request's own numbers."""
+    """Returns what a client needs to know: configuration, version and the request's own numbers."""
     return ConfigRecord({"config": config_json, "version": __version__, **values})

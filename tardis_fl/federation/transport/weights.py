@@ -26,12 +26,10 @@ class HeldWeights:
     Args:
         segments: The segments, from the first.
         own_storage: Move the live tensors into flat arrays, so that loading and flattening are
-            single copies. Not for
-            segments that are saved afterwards: their tensors share memory.
+            single copies. Not for segments that are saved afterwards: their tensors share memory.
 
     Attributes:
-        parameters: For each key of floats a mask (numbers,): True where a parameter stands, False
-            where a buffer does.
+        parameters: For each key of floats a mask (numbers,): True for parameters, not for buffers.
         norm_names: Names of the tensors of batch norm layers.
     """
 
@@ -54,10 +52,9 @@ class HeldWeights:
                         f"{number}.{module_name}.{name}" for name in module.state_dict()
                     }
         for name, tensor in self._live.items():
-            number, part = name.split(".")[:2]
-            self._names.setdefault(
-                f"{number}.{part}.{str(tensor.dtype).removeprefix('torch.')}", []
-            ).append(name)
+            segment_name, part = name.split(".")[:2]
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            self._names.setdefault(f"{segment_name}.{part}.{dtype}", []).append(name)
         self._sizes = {
             key: [self._live[name].numel() for name in names] for key, names in self._names.items()
         }
@@ -73,7 +70,7 @@ class HeldWeights:
     def _move(self, key: str) -> Tensor:
         """Makes the live tensors of a key views of one flat array."""
         flat = torch.cat([_in_memory_order(self._live[name].detach()) for name in self._names[key]])
-        for name, part in zip(self._names[key], flat.split(self._sizes[key]), strict=True):
+        for name, part in zip(self._names[key], _split(flat, self._sizes[key]), strict=True):
             self._live[name].data = _like(self._live[name], part)
         return flat
 
@@ -89,7 +86,12 @@ class HeldWeights:
         return found
 
     def flatten(self, keys: Iterable[str] | None = None, *, copy: bool = True) -> Flat:
-        """Returns copies of the current weights, on the CPU; with `copy=False` they may be the live ones, for whoever packs them at once."""
+        """Returns copies of the current weights, on the CPU.
+
+        Args:
+            keys: Those that are wanted; None: all.
+            copy: False: what is returned may be the live weights, for whoever packs it at once.
+        """
         wanted = self._names if keys is None else keys
         if self._storage is not None:
             return {
@@ -111,7 +113,7 @@ class HeldWeights:
                     self._storage[key].copy_(values)
                     continue
                 for name, part in zip(
-                    self._names[key], values.split(self._sizes[key]), strict=True
+                    self._names[key], _split(values, self._sizes[key]), strict=True
                 ):
                     self._live[name].copy_(_like(self._live[name], part))
 
@@ -123,24 +125,26 @@ class HeldWeights:
                 are not finite.
         """
         if flat.keys() != set(keys):
+            differing = ", ".join(sorted(flat.keys() ^ set(keys)))
             raise ValueError(
-                f"sent other segments than it was asked for (on one side only: {', '.join(sorted(flat.keys() ^ set(keys)))})"
+                f"sent other segments than it was asked for (on one side only: {differing})"
             )
         for key in keys:
-            shape, dtype = (sum(self._sizes[key]),), self._live[self._names[key][0]].dtype
+            shape = (sum(self._sizes[key]),)
+            dtype = self._live[self._names[key][0]].dtype
             if tuple(flat[key].shape) != shape or flat[key].dtype != dtype:
-                raise ValueError(
-                    f"sent {key} as {tuple(flat[key].shape)} {flat[key].dtype}, wanted {shape} {dtype}"
-                )
+                got = f"{tuple(flat[key].shape)} {flat[key].dtype}"
+                raise ValueError(f"sent {key} as {got}, wanted {shape} {dtype}")
         broken = next(
             (key for key in keys if flat[key].is_floating_point() and not _all_finite(flat[key])),
             None,
         )
         if broken is not None:
-            parts = zip(self._names[broken], flat[broken].split(self._sizes[broken]), strict=True)
+            parts = zip(self._names[broken], _split(flat[broken], self._sizes[broken]), strict=True)
             name = next(name for name, part in parts if not torch.isfinite(part).all())
             raise ValueError(
-                f"sent weights that are not finite ({name}); a lower federation.client.learning_rate may help"
+                f"sent weights that are not finite ({name}); "
+                "a lower federation.client.learning_rate may help"
             )
 
     def flatten_norms(self, keys: Iterable[str]) -> Flat:
@@ -160,9 +164,14 @@ class HeldWeights:
             for key, values in flat.items():
                 tensors = [self._live[name] for name in self._names[key] if name in self.norm_names]
                 for tensor, part in zip(
-                    tensors, values.split([tensor.numel() for tensor in tensors]), strict=True
+                    tensors, _split(values, [tensor.numel() for tensor in tensors]), strict=True
                 ):
                     tensor.copy_(part.view(tensor.shape))
+
+
+def _split(flat: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Returns consecutive parts of a flat array, as views."""
+    return torch.split(flat, list(sizes))
 
 
 def _all_finite(values: Tensor) -> bool:

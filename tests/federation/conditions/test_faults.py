@@ -120,10 +120,13 @@ def test_faults_follow_the_seed_and_strike_as_often_as_they_should():
         "federation.faults=[{kind: crash, probability: 0.25}, {kind: dropout, clients: [0, 2], rounds: [3, 4]}]",
         "federation.rounds=4",
     )
-    faults = Faults.of(config)
+    faults = Faults(tuple(config.federation.faults), config.seed)
     struck = [[faults.strike(number, client) for client in range(50)] for number in range(1, 101)]
     assert struck == [
-        [Faults.of(config).strike(number, client) for client in range(50)]
+        [
+            Faults(tuple(config.federation.faults), config.seed).strike(number, client)
+            for client in range(50)
+        ]
         for number in range(1, 101)
     ]
     assert 0.22 < sum("crash" in kinds for row in struck for kinds in row) / 5000 < 0.28

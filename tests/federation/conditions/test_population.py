@@ -15,15 +15,15 @@ UNEVEN = "federation.fleet=[{name: phone, share: 0.5, depth: 1}, {name: box, sha
 
 
 def population(*overrides):
-    return Population(
-        small_config(
-            UNEVEN, "federation.num_clients=100", "data.synthetic.num_train=4000", *overrides
-        )
+    config = small_config(
+        UNEVEN, "federation.num_clients=100", "data.synthetic.num_train=4000", *overrides
     )
+    return Population(config.federation.population, config.seed)
 
 
 def test_without_groups_all_clients_are_alike():
-    alike = Population(small_config("federation.client_depth=2"))
+    config = small_config("federation.client_depth=2")
+    alike = Population(config.federation.population, config.seed)
     assert [alike.depth(client) for client in range(3)] == [2, 2, 2]
     assert alike.group(0).name == "all"
 
