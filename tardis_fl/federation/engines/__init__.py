@@ -1,4 +1,8 @@
-"""Where the apps run: in this process and worker processes (`inline`), on Flower's simulation engine (`ray`), or as real nodes (`deployment`)."""
+"""Where the apps run.
+
+In this process and worker processes (`inline`), on Flower's simulation engine (`ray`), or as real
+nodes (`deployment`).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,8 @@ def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> No
             processes that have ended, or the server needs images that nodes keep.
     """
     check_flower()
-    engine, codec = config.runtime.engine, config.deployment.feature_codec
+    engine = config.runtime.engine
+    codec = config.deployment.feature_codec
     if (
         config.data.partition.scheme == "natural"
         and engine == "deployment"
@@ -40,18 +45,21 @@ def check_engine(config: Config, *, resume: bool, has_nodes: bool = False) -> No
         and not has_fixed_size(codec)
     ):
         raise ConfigError(
-            f"deployment.feature_codec: got {codec!r}, whose bytes depend on each image, while the server has none of those that the nodes keep "
-            "(data.partition.scheme: natural); wanted a codec without compression, such as uint8, or federation.calibration: sums"
+            f"deployment.feature_codec: got {codec!r}, whose bytes depend on each image, while the "
+            "server has none of those that the nodes keep (data.partition.scheme: natural); wanted "
+            "a codec without compression, such as uint8, or federation.calibration: sums"
         )
     if engine == "deployment" and not has_nodes:
         raise ConfigError(
-            "runtime.engine: got 'deployment', whose server and clients are processes; wanted the command 'federate', or `flwr run`"
+            "runtime.engine: got 'deployment', whose server and clients are processes; "
+            "wanted the command 'federate', or `flwr run`"
         )
     if engine == "ray":
         check_ray()
     if resume and engine != "inline" and config.model.norm == "batch_local":
         raise ConfigError(
-            f"model.norm: got 'batch_local' with --resume on the engine {engine}, where clients' own norm layers end with a run; wanted inline"
+            f"model.norm: got 'batch_local' with --resume on the engine {engine}, "
+            "where clients' own norm layers end with a run; wanted inline"
         )
 
 
@@ -64,7 +72,8 @@ def check_flower() -> None:
     found = version("flwr")
     if not found.startswith(TESTED_FLOWER):
         raise RunError(
-            f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`"
+            f"Flower {found} is installed, and this was tested with {TESTED_FLOWER}x alone; "
+            f"run `pip install 'flwr>={TESTED_FLOWER}0,<1.42'`"
         )
 
 
@@ -81,7 +90,13 @@ def run_apps(
     """
     num_clients = config.federation.num_clients
     if config.runtime.engine == "ray":
-        run_on_ray(server_app, imported_app(client_app), config, workers=workers)
+        run_on_ray(
+            server_app,
+            imported_app(client_app),
+            num_clients,
+            workers=workers,
+            address=config.runtime.ray_address,
+        )
     elif workers == 1:
         serve(server_app, InlineGrid(imported_app(client_app), num_clients))
     else:

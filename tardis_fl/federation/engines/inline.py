@@ -1,4 +1,7 @@
-"""The engine `inline`: a Flower Grid whose nodes are calls of the ClientApp, in this process or in worker processes."""
+"""The engine `inline`: a Flower Grid whose nodes are calls of the ClientApp.
+
+The calls are made in this process or in worker processes.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,16 @@ class Workplace(Protocol):
         """Takes requests, for different nodes."""
 
     def next(self, message_ids: Sequence[str]) -> Answer:
-        """Returns an answer to one of these requests, which are all that are open; waits for it where there is none yet."""
+        """Returns an answer to one of these requests; waits where there is none yet.
+
+        The requests must be all that are open.
+        """
 
 
 class InThisProcess:
-    """Works on a request when its answer is wanted, one at a time, so that only one reply is ever held.
+    """Works on a request when its answer is wanted, one at a time.
+
+    So only one reply is ever held.
 
     Args:
         client_app: The app that every node runs.
@@ -64,7 +72,8 @@ class InThisProcess:
     """
 
     def __init__(self, client_app: ClientApp, num_nodes: int) -> None:
-        self._client_app, self._num_nodes = client_app, num_nodes
+        self._client_app = client_app
+        self._num_nodes = num_nodes
         self._requests: dict[str, Request] = {}
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -125,10 +134,10 @@ class InlineGrid(Grid):
 
     def __init__(self, work: ClientApp | Workplace, num_nodes: int) -> None:
         take_identity()
-        self._num_nodes, self._workplace = (
-            num_nodes,
-            InThisProcess(work, num_nodes) if isinstance(work, ClientApp) else work,
-        )
+        self._num_nodes = num_nodes
+        if isinstance(work, ClientApp):
+            work = InThisProcess(work, num_nodes)
+        self._workplace = work
         self._states: dict[int, RecordDict] = {}
         self._sent = 0
 
@@ -149,14 +158,14 @@ class InlineGrid(Grid):
         return [request.message_id for request in requests]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Returns a reply to one of these requests, which must be all that are open; waits for it."""
+        """Returns a reply to one of these requests, which must be all that are open."""
         open_ids = list(message_ids)
         return [self._next(open_ids)] if open_ids else []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Pushes and pulls, for apps that want all replies at once; there is nothing to time out."""
+        """Pushes and pulls, for apps that want all replies at once; nothing can time out."""
         open_ids = list(self.push_messages(messages))
         replies = []
         while open_ids:

@@ -1,4 +1,7 @@
-"""How many clients train at a time, and with how many threads: what fits the cores, the batches and the memory."""
+"""How many clients train at a time, and with how many threads each.
+
+What fits the cores, the batches and the memory.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,8 @@ IMAGES_A_THREAD = 32
 # of all clients' training, some ten seconds: below, the start of processes takes longer than they
 # save
 WORTH_WORKERS_MACS = 1e12
-WORKER_BYTES = (
-    768 * 2**20
-)  # a process with PyTorch, a small network and its buffers; images are mapped, and shared by all
+# a process with PyTorch, a small network and its buffers; images are mapped, and shared by all
+WORKER_BYTES = 768 * 2**20
 SERVER_SHARE = 0.5  # of the free memory, left to the server and to others
 
 
@@ -58,11 +60,10 @@ def choose_parallelism(
     """
     if config.runtime.engine == "deployment":
         return Parallelism(config.clients_per_round, 1, "each on a node of its own")
-    runtime, batch = config.runtime, config.federation.client.batch_size
-    cores, free_bytes = (
-        cores or num_cores(),
-        psutil.virtual_memory().available if free_bytes is None else free_bytes,
-    )
+    runtime = config.runtime
+    batch = config.federation.client.batch_size
+    cores = cores or num_cores()
+    free_bytes = psutil.virtual_memory().available if free_bytes is None else free_bytes
     alone_threads = 1 if runtime.engine == "ray" else threads
     if runtime.workers is not None:
         workers = min(runtime.workers, config.clients_per_round)
@@ -89,18 +90,16 @@ def choose_parallelism(
         why_not = "too little to do for more processes"
     if why_not is not None:
         return Parallelism(1, alone_threads, why_not)
+    limit = _limit(most, cores, fitting)
     return Parallelism(
-        most,
-        1,
-        f"batches of {batch} are too few images for {cores} threads; {_limit(most, cores, fitting)}",
+        most, 1, f"batches of {batch} are too few images for {cores} threads; {limit}"
     )
 
 
 def _limit(workers: int, cores: int, fitting: int) -> str:
+    """Returns what limits the number of workers, for a person."""
     if workers == cores:
         return f"{cores} core{'s' if cores > 1 else ''}"
-    return (
-        f"memory for {fitting}"
-        if workers == fitting
-        else f"{workers} client{'s' if workers > 1 else ''} a round"
-    )
+    if workers == fitting:
+        return f"memory for {fitting}"
+    return f"{workers} client{'s' if workers > 1 else ''} a round"

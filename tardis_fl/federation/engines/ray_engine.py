@@ -1,4 +1,7 @@
-"""The engine `ray`: Flower's own simulation engine, on this machine or on a Ray cluster that is already there."""
+"""The engine `ray`: Flower's own simulation engine.
+
+It runs on this machine or on a Ray cluster that is already there.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from tardis_fl.config.schema import Config
 from tardis_fl.core.compute import MOST_THREADS
 from tardis_fl.errors import RunError, TardisError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SERVER_SECONDS_TO_END = 30.0
 CONNECT_SECONDS = 5.0
@@ -32,21 +37,29 @@ def check_ray() -> None:
     """
     if importlib.util.find_spec("ray") is None:
         raise RunError(
-            "runtime.engine: got 'ray', and Ray is not installed; run `pip install 'tardis_fl[ray]'`, or use the engine inline"
+            "runtime.engine: got 'ray', and Ray is not installed; "
+            "run `pip install 'tardis_fl[ray]'`, or use the engine inline"
         )
 
 
 def run_on_ray(
-    server_app: ServerApp, client_app: ClientApp, config: Config, *, workers: int
+    server_app: ServerApp,
+    client_app: ClientApp,
+    num_clients: int,
+    *,
+    workers: int,
+    address: str | None = None,
 ) -> None:
     """Runs the apps on Flower's simulation engine until the ServerApp's main returns.
 
     Args:
         server_app: The server's side; it runs in a thread of this process.
         client_app: The clients' side.
-        config: The configuration.
+        num_clients: Clients of the run.
         workers: Clients that train at a time, each with one thread; a cluster that is already there
             has its own number.
+        address: HOST:PORT of a cluster that is already there (`runtime.ray_address`); None: start
+            one here.
 
     Raises:
         RunError: Ray isn't installed, can't be started, there is no cluster at
@@ -58,11 +71,11 @@ def run_on_ray(
     server = _Server(server_app)
     with _quiet_flower():
         try:
-            _start_ray(config.runtime.ray_address, workers)
+            _start_ray(address, workers)
             run_simulation(
                 server.app,
                 client_app,
-                config.federation.num_clients,
+                num_clients,
                 backend_config={
                     "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
                     "init_args": {},
@@ -89,18 +102,15 @@ def _start_ray(address: str | None, workers: int) -> None:
     }
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of it otherwise
-    machine = (
-        {"address": address}
-        if address
-        else {"address": "local", "num_cpus": workers, "include_dashboard": False}
-    )
     try:
         _knock(address)
         ray.init(
             runtime_env={"env_vars": environment},
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
-            **machine,
+            address=address or "local",
+            num_cpus=None if address else workers,
+            include_dashboard=None if address else False,
         )
     except Exception as error:
         where = (
@@ -131,7 +141,9 @@ def _stop_ray() -> None:
 
 
 class _Server:
-    """A ServerApp that can be told to end: Flower lets its thread run on where the main thread was interrupted.
+    """A ServerApp that can be stopped.
+
+    Flower lets its thread run on where the main thread is interrupted.
 
     Attributes:
         app: What Flower is given.
@@ -141,19 +153,15 @@ class _Server:
     def __init__(self, server_app: ServerApp) -> None:
         self.app = ServerApp()
         self.error: BaseException | None = None
-        self._began, self._stop, self._ended = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
+        self._began = threading.Event()
+        self._stop = threading.Event()
+        self._ended = threading.Event()
 
         @self.app.main()
         def main(grid: Grid, context: Context) -> None:
             self._began.set()
-            for name in (
-                "pull_messages",
-                "get_node_ids",
-            ):  # what a server calls again and again while it waits
+            # what a server calls again and again while it waits
+            for name in ("pull_messages", "get_node_ids"):
                 setattr(grid, name, self._unless_stopped(getattr(grid, name)))
             try:
                 server_app(grid, context)
@@ -163,8 +171,8 @@ class _Server:
             finally:
                 self._ended.set()
 
-    def _unless_stopped(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*arguments: Any, **options: Any) -> Any:
+    def _unless_stopped(self, call: Callable[P, R]) -> Callable[P, R]:
+        def checked(*arguments: P.args, **options: P.kwargs) -> R:
             if self._stop.is_set():
                 raise RunError("the run was stopped")
             return call(*arguments, **options)
@@ -180,7 +188,10 @@ class _Server:
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keeps Flower's log from between our lines; what goes wrong is raised, or comes with a reply."""
+    """Keeps Flower's log from between our lines.
+
+    What goes wrong is raised, or comes with a reply.
+    """
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""One worker process of the engine `inline`: it answers requests that come through a socket, with one thread.
+"""One worker process of the engine `inline`: it answers requests from a socket, with one thread.
 
 A thread of its own reads the socket, so that the other side never waits for a training to send
 something; when the other side is gone, however it went, the process ends at once.
@@ -81,11 +81,9 @@ class Done:
 
 def main(socket_descriptor: int, memory_descriptor: int) -> None:
     """Answers orders until the other side is gone."""
-    connection, orders, memory = (
-        Connection(socket_descriptor),
-        queue.SimpleQueue[Any](),
-        SharedArrays(memory_descriptor),
-    )
+    connection = Connection(socket_descriptor)
+    orders = queue.SimpleQueue[Any]()
+    memory = SharedArrays(memory_descriptor)
     handshake: Handshake = connection.recv()
     sys.path[:] = handshake.path
     threading.Thread(target=_read, args=(connection, orders), daemon=True).start()
@@ -111,8 +109,11 @@ def _read(connection: Connection, orders: queue.SimpleQueue[Any]) -> None:
         os._exit(0)  # in the middle of a training too: nobody wants its result
 
 
-def _let_share(record: Any) -> None:
-    """Makes the contents of arrays writable, which NumPy hands out as they are: clients that only read them need no copies."""
+def _let_share(record: object) -> None:
+    """Makes the contents of arrays writable.
+
+    NumPy hands those out as they are, so that clients that only read them need no copies.
+    """
     if isinstance(record, ArrayRecord):
         for array in record.values():
             array.data = bytearray(array.data)  # type: ignore[assignment]

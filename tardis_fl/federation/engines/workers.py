@@ -1,4 +1,7 @@
-"""Worker processes of the engine `inline`: with small batches, processes of one thread use the cores, threads don't."""
+"""Worker processes of the engine `inline`.
+
+With small batches, processes of one thread use the cores, and threads don't.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any
+from typing import cast
 
 import torch
 from flwr.app import Error, Message
@@ -42,15 +45,14 @@ class WorkerProcesses:
     """
 
     def __init__(self, client_app: str, count: int, num_nodes: int) -> None:
-        self._introduction = Handshake(list(sys.path), client_app, num_nodes)
+        self._handshake = Handshake(list(sys.path), client_app, num_nodes)
         self._records = Records({})
         self._waiting: deque[tuple[int, Request]] = deque()
-        self._open: dict[
-            str, tuple[int, Request]
-        ] = {}  # handed out or waiting, by message id, in order
+        # handed out or waiting, by message id, in order
+        self._open: dict[str, tuple[int, Request]] = {}
         self._places = 0
         self._own_threads: int | None = None
-        self._workers = [_Worker(self._introduction) for _ in range(count)]
+        self._workers = [_Worker(self._handshake) for _ in range(count)]
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Takes requests; records that several of them share go to each process once."""
@@ -65,9 +67,8 @@ class WorkerProcesses:
         }
         if requests and self._own_threads is None:
             self._own_threads = torch.get_num_threads()
-            torch.set_num_threads(
-                1
-            )  # while the others have the cores, a second thread is only waited for
+            # while the workers have the cores, a second thread is only waited for
+            torch.set_num_threads(1)
         self._records = Records(shared)
         for worker in self._workers:
             worker.send(self._records)
@@ -82,7 +83,7 @@ class WorkerProcesses:
         ready = wait([worker.connection for worker in self._workers if worker.orders])
         worker = next(worker for worker in self._workers if worker.connection is ready[0])
         try:
-            done: Done = worker.memory.load(worker.connection.recv_bytes())
+            done = cast(Done, worker.memory.load(worker.connection.recv_bytes()))
         except (EOFError, OSError):
             done = self._replace(worker)
         else:
@@ -92,15 +93,15 @@ class WorkerProcesses:
         if not self._open and self._own_threads is not None:
             torch.set_num_threads(self._own_threads)
             self._own_threads = None
-        reply = (
-            Message(done.error, reply_to=request.message)
-            if done.error is not None
-            else Message(done.content, reply_to=request.message)
-        )
+        if done.error is not None:
+            reply = Message(done.error, reply_to=request.message)
+        else:
+            assert done.content is not None, "an answer has content or an error"
+            reply = Message(done.content, reply_to=request.message)
         return Answer(request.node_id, reply, done.state)
 
     def _hand_out(self) -> None:
-        """Gives each process one request to work on, and while there are plenty another one to have at hand."""
+        """Gives each process one request to work on, and while there are plenty a second one."""
         for at_hand in (1, 2):
             for worker in self._workers:
                 plenty = len(self._waiting) > len(self._workers)
@@ -118,12 +119,12 @@ class WorkerProcesses:
         return place - oldest < AHEAD_PER_WORKER * len(self._workers)
 
     def _replace(self, worker: _Worker) -> Done:
-        """Puts a new process in place of one that died; returns the failure of the client it was working for."""
+        """Puts a new process in place of one that died; returns the failure of its client."""
         failed, *unbegun = worker.orders
         for message_id in reversed(unbegun):
             self._waiting.appendleft(self._open[message_id])
         ended = worker.end()
-        self._workers[self._workers.index(worker)] = fresh = _Worker(self._introduction)
+        self._workers[self._workers.index(worker)] = fresh = _Worker(self._handshake)
         fresh.send(self._records)
         return Done(
             failed,
@@ -170,19 +171,17 @@ class _Worker:
         self.memory = SharedArrays()
         descriptors = [theirs.fileno(), self.memory.file_descriptor]
         # not with -m, which warns of a module that its own package has imported already
-        command = [
-            sys.executable,
-            "-c",
-            f"from tardis_fl.federation.engines.worker_process import main; main({descriptors[0]}, {descriptors[1]})",
-        ]
+        program = "from tardis_fl.federation.engines.worker_process import main; main({}, {})"
+        command = [sys.executable, "-c", program.format(*descriptors)]
         self._process = subprocess.Popen(
             command, pass_fds=descriptors, env=environment, process_group=0
         )
         theirs.close()
-        self.connection, self.orders = Connection(ours.detach()), deque[str]()
+        self.connection = Connection(ours.detach())
+        self.orders = deque[str]()
         self.send(handshake)
 
-    def send(self, what: Any) -> None:
+    def send(self, what: object) -> None:
         """Sends something; that the process is gone is noticed where its answer is awaited."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(what)
@@ -219,8 +218,6 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return (
-            f"killed by {signal.Signals(-code).name}; was there enough memory?"
-            if code < 0
-            else f"exit code {code}"
-        )
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}; was there enough memory?"
+        return f"exit code {code}"

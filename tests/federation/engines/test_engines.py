@@ -345,7 +345,7 @@ def test_ray_that_does_not_start_is_told_without_waiting_for_a_server_that_never
     simulation_engine.start = fail_with(RunError("Ray can't be started here"))
     monkeypatch.setattr(threading.Event, "wait", fail_with(AssertionError("waited")))
     with pytest.raises(RunError, match=r"^Ray can't be started here$"):
-        run_on_ray(ServerApp(), None, small_config("runtime.engine=ray"), workers=1)
+        run_on_ray(ServerApp(), None, 3, workers=1)
 
 
 def test_what_goes_wrong_in_flowers_engine_is_one_sentence(simulation_engine):
@@ -357,7 +357,7 @@ def test_what_goes_wrong_in_flowers_engine_is_one_sentence(simulation_engine):
 
     simulation_engine.run_simulation = run
     with pytest.raises(RunError, match=r"^Flower's simulation engine failed: the pool is empty$"):
-        run_on_ray(ServerApp(), None, small_config("runtime.engine=ray"), workers=1)
+        run_on_ray(ServerApp(), None, 3, workers=1)
 
 
 def test_what_goes_wrong_in_our_server_keeps_its_kind(simulation_engine):
@@ -367,7 +367,7 @@ def test_what_goes_wrong_in_our_server_keeps_its_kind(simulation_engine):
         wrapped, SimpleNamespace(pull_messages=None, get_node_ids=None)
     )
     with pytest.raises(ValueError, match=r"^ours$") as caught:
-        run_on_ray(server_app, None, small_config("runtime.engine=ray"), workers=1)
+        run_on_ray(server_app, None, 3, workers=1)
     assert caught.value is ours
 
 

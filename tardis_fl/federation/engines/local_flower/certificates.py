@@ -69,8 +69,9 @@ def write_certificates(
 
 
 def write_node_key(path: Path) -> Path:
-    """Writes a node's key, on the curve and in the form that Flower asks for; returns the path of its public half."""
-    key, public = ec.generate_private_key(ec.SECP384R1()), path.with_name(f"{path.name}.pub")
+    """Writes a node's key, as Flower asks for it; returns the path of its public half."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = path.with_name(f"{path.name}.pub")
     _write_private(
         path,
         key.private_bytes(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,42 +11,28 @@ from tardis_fl.federation.engines.local_flower.certificates import (
     write_certificates,
     write_node_key,
 )
+from tardis_fl.federation.engines.local_flower.commands import (
+    CONNECTION,
+    node_command,
+    node_environment,
+    run_flwr,
+    superlink_command,
+    write_app,
+    write_connection,
+    write_run_config,
+)
 from tardis_fl.federation.engines.local_flower.processes import (
-    QUIET,
     Program,
     end_all,
     free_ports,
     is_listening,
 )
 
-CONNECTION = "local"
-COMMAND_SECONDS = 120.0
-APP = """
-[project]
-name = "tardis-fl-run"
-version = "0.1.0"
-description = "The apps of the installed tardis_fl"
-license = "MIT"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "tardis-fl"
-
-[tool.flwr.app.components]
-serverapp = "{server_app}"
-clientapp = "{client_app}"
-
-[tool.flwr.app.config]
-config = ""
-set = ""
-output = ""
-resume = false
-follow = ""
-"""
-
 
 class LocalDeployment:
-    """A SuperLink and nodes; as a context manager it starts them, and ends them whatever happens inside.
+    """A SuperLink and nodes.
+
+    As a context manager it starts them, and ends them whatever happens inside.
 
     Args:
         folder: For keys, databases and logs; private.
@@ -76,15 +58,13 @@ class LocalDeployment:
             raise RunError(
                 f"port {port} of this machine is in use; give another one with --port, or none"
             )
-        self.folder, self._num_nodes, self._secure, self._node_threads = (
-            folder,
-            num_nodes,
-            secure,
-            node_threads,
-        )
-        self.port, *self._node_ports = free_ports(num_nodes + 1)
-        self.port = port or self.port
-        self._app = APP.format(server_app=server_app, client_app=client_app)
+        self.folder = folder
+        self._num_nodes = num_nodes
+        self._certificate = folder / "ca.crt" if secure else None
+        self._node_threads = node_threads
+        free_port, *self._node_ports = free_ports(num_nodes + 1)
+        self.port = port or free_port
+        self._apps = (server_app, client_app)
         self._ended: set[int] = set()
         self._programs: list[Program] = []
         self.nodes: dict[int, Program] = {}
@@ -109,27 +89,12 @@ class LocalDeployment:
         self._end()
 
     def start_superlink(self) -> None:
-        """Starts the SuperLink, on the database that an earlier one may have left, and waits until it answers."""
-        command = [
-            "flower-superlink",
-            "--disable-runtime-dependency-installation",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
-        command += ["--database", str(self.folder / "superlink.db")]
-        if self._secure:
-            pairs = {
-                "--ssl-ca-certfile": "ca.crt",
-                "--ssl-certfile": "server.crt",
-                "--ssl-keyfile": "server.key",
-            }
-            command += [
-                part for option, name in pairs.items() for part in (option, str(self.folder / name))
-            ] + ["--enable-supernode-auth"]
-        else:
-            command.append("--insecure")
+        """Starts the SuperLink and waits until it answers.
+
+        It uses the database that an earlier one may have left.
+        """
+        secure = self._certificate is not None
+        command = superlink_command(self.folder, self.port, secure=secure)
         self.superlink = self._start(
             "SuperLink", "superlink", command, {"FLWR_HOME": str(self.folder / "superlink")}
         )
@@ -150,37 +115,21 @@ class LocalDeployment:
         home.mkdir(exist_ok=True)
         if number >= len(self._node_ports):
             self._node_ports += free_ports(number + 1 - len(self._node_ports))
-        command = [
-            "flower-supernode",
-            "--superlink",
-            f"127.0.0.1:{self.port}",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self._node_ports[number]),
-        ]
-        command += ["--node-config", f"partition-id={partition} num-partitions={self._num_nodes}"]
-        if self._secure:
-            key = home / "key"
-            if not key.exists():
-                public = write_node_key(key)
-                if registered:
-                    self.flwr("supernode", "register", str(public), CONNECTION)
-            command += [
-                "--root-certificates",
-                str(self.folder / "ca.crt"),
-                "--auth-supernode-private-key",
-                str(key),
-            ]
-        else:
-            command.append("--insecure")
+        key = home / "key" if self._certificate else None
+        if key is not None and not key.exists():
+            public = write_node_key(key)
+            if registered:
+                self.flwr("supernode", "register", str(public), CONNECTION)
+        command = node_command(
+            self.port,
+            self._node_ports[number],
+            partition=partition,
+            num_partitions=self._num_nodes,
+            certificate=self._certificate,
+            key=key,
+        )
         self._ended.discard(number)
-        threads = str(self._node_threads)
-        environment = {
-            "FLWR_HOME": str(home),
-            "TARDIS_FL_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-        }
+        environment = node_environment(home, self._node_threads)
         self.nodes[number] = self._start(f"node {number}", f"node_{number}", command, environment)
         return self.nodes[number]
 
@@ -191,14 +140,9 @@ class LocalDeployment:
             RunError: The SuperLink refuses it.
         """
         path = self.folder / "run.toml"
-        path.write_text(
-            "".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items())
-        )
-        return str(
-            self.flwr("run", str(self.folder / "app"), CONNECTION, "--run-config", str(path))[
-                "run-id"
-            ]
-        )
+        write_run_config(path, run_config)
+        app = str(self.folder / "app")
+        return str(self.flwr("run", app, CONNECTION, "--run-config", str(path))["run-id"])
 
     def flwr(self, *arguments: str) -> dict[str, object]:
         """Runs Flower's command against the SuperLink; returns what it answers.
@@ -206,30 +150,7 @@ class LocalDeployment:
         Raises:
             RunError: It fails, with its message, or doesn't end.
         """
-        environment = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "superlink")}
-        command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                env=environment,
-                check=False,
-                timeout=COMMAND_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise RunError(
-                f"`flwr {arguments[0]}` doesn't end within {COMMAND_SECONDS:g} s; does the SuperLink answer?"
-            ) from None
-        try:
-            answer = json.loads(done.stdout)
-        except ValueError:
-            answer = {"error-message": done.stderr or done.stdout}
-        if not answer.get("success", done.returncode == 0):
-            raise RunError(
-                f"`flwr {arguments[0]}` failed: {str(answer.get('error-message')).strip()}"
-            )
-        return answer
+        return run_flwr(self.folder / "superlink", *arguments)
 
     def newly_ended(self) -> list[str]:
         """Returns a line for each node that has ended since the last call.
@@ -237,10 +158,7 @@ class LocalDeployment:
         Raises:
             RunError: The SuperLink has ended.
         """
-        if self.superlink.exit_code is not None:
-            raise RunError(
-                f"the SuperLink ended with code {self.superlink.exit_code}. The end of its log:\n{self.superlink.last_lines()}"
-            )
+        self.superlink.check()
         gone = {
             number: program
             for number, program in self.nodes.items()
@@ -248,7 +166,8 @@ class LocalDeployment:
         }
         self._ended |= gone.keys()
         return [
-            f"node {number}'s process ended with code {program.exit_code} (its log: {program.log.name})"
+            f"node {number}'s process ended with code {program.exit_code} "
+            f"(its log: {program.log.name})"
             for number, program in gone.items()
         ]
 
@@ -258,16 +177,9 @@ class LocalDeployment:
         return sorted({program.log for program in self._programs})
 
     def _write_files(self) -> None:
-        for name in ("superlink", "app"):
-            (self.folder / name).mkdir()
-        (self.folder / "app" / "pyproject.toml").write_text(self._app)
-        trust = (
-            f'root-certificates = "{self.folder / "ca.crt"}"' if self._secure else "insecure = true"
-        )
-        (self.folder / "superlink" / "config.toml").write_text(
-            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\n{trust}\n'
-        )
-        if self._secure:
+        write_connection(self.folder / "superlink", self.port, certificate=self._certificate)
+        write_app(self.folder / "app", *self._apps)
+        if self._certificate:
             write_certificates(self.folder)
 
     def _start(
@@ -280,6 +192,5 @@ class LocalDeployment:
         return program
 
     def _end(self) -> None:
-        end_all(
-            self._programs[::-1]
-        )  # nodes before the SuperLink, which they would only call in vain
+        # nodes before the SuperLink, which they would only call in vain
+        end_all(self._programs[::-1])

@@ -1,4 +1,7 @@
-"""Flower's programs as processes of ours: started with a log of their own, and ended with all that they started."""
+"""Flower's programs as processes of ours.
+
+They start with a log of their own, and end with everything that they have started.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ class Program:
     def start(
         cls, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
     ) -> Program:
-        """Starts a program of this Python's installation in a session of its own, so that Ctrl-C reaches us alone.
+        """Starts a program of this Python's installation.
+
+        It has a session of its own, so that Ctrl-C reaches us alone.
 
         Raises:
             RunError: It isn't there.
@@ -67,7 +72,8 @@ class Program:
                 )
         except OSError as error:
             raise RunError(
-                f"{command[0]} can't be started ({error.strerror or error}); is Flower installed beside {sys.executable}?"
+                f"{command[0]} can't be started ({error.strerror or error}); "
+                f"is Flower installed beside {sys.executable}?"
             ) from None
         return cls(name, log, environment.get("FLWR_HOME"), process)
 
@@ -91,14 +97,28 @@ class Program:
         while time.monotonic() - began < SECONDS_TO_START:
             if self.exit_code is not None:
                 raise RunError(
-                    f"the {self.name} ended at once with code {self.exit_code}. The end of its log:\n{self.last_lines()}"
+                    f"the {self.name} ended at once with code {self.exit_code}. "
+                    f"The end of its log:\n{self.last_lines()}"
                 )
             if is_listening(port):
                 return
             time.sleep(0.1)
         raise RunError(
-            f"the {self.name} doesn't answer at port {port} after {SECONDS_TO_START:g} s. The end of its log:\n{self.last_lines()}"
+            f"the {self.name} doesn't answer at port {port} after {SECONDS_TO_START:g} s. "
+            f"The end of its log:\n{self.last_lines()}"
         )
+
+    def check(self) -> None:
+        """Refuses to go on without it.
+
+        Raises:
+            RunError: It has ended.
+        """
+        if self.exit_code is not None:
+            raise RunError(
+                f"the {self.name} ended with code {self.exit_code}. "
+                f"The end of its log:\n{self.last_lines()}"
+            )
 
     def last_lines(self) -> str:
         """Returns the end of its log."""
@@ -114,12 +134,15 @@ QUIET = {
 
 
 def _end_with_parent() -> None:
-    """Lets the kernel end a program whose starter was killed; its own children then end by themselves."""
+    """Lets the kernel end a program whose parent was killed; its own children then end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_all(programs: Sequence[Program]) -> None:
-    """Ends programs and everything that they have started, first politely; also what a program left that was killed."""
+    """Ends programs and everything that they have started, first politely.
+
+    This includes what a killed program left behind.
+    """
     homes = {program.home for program in programs} - {None}
     processes = [
         process

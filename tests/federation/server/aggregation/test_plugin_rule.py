@@ -9,7 +9,7 @@ from tardis_fl.config.federation import AggregationConfig
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.server.aggregation.weighted_mean import build_aggregator
 
-HERE = "tests.federation.server.test_plugin_rule"
+HERE = "tests.federation.server.aggregation.test_plugin_rule"
 WANTED = "wanted a class with the methods add(update, num_samples) and result()"
 UPDATE = {"0.body": torch.tensor([1.0, 2.0]), "0.steps": torch.tensor([3])}
 
@@ -138,7 +138,7 @@ def test_what_can_t_become_weights_ends_the_run(name, got):
 
 
 def test_a_rule_that_fails_is_one_message_with_its_place():
-    place = r" \(tests/federation/server/test_plugin_rule.py:\d+\); wanted a class"
+    place = r" \(tests/federation/server/aggregation/test_plugin_rule.py:\d+\); wanted a class"
     rule = aggregator("FailsToAdd")
     with pytest.raises(
         RunError, match="whose add fails with AttributeError: .* has no attribute 'nothing'" + place
