@@ -284,9 +284,7 @@ def test_a_valid_certificate_lets_the_command_in(secured):
 
 
 def test_a_command_that_does_not_end_is_named(secured, monkeypatch):
-    monkeypatch.setattr(
-        "tardis_fl.federation.engines.local_flower.deployment.COMMAND_SECONDS", 0.05
-    )
+    monkeypatch.setattr("tardis_fl.federation.engines.local_flower.commands.COMMAND_SECONDS", 0.05)
     with pytest.raises(
         RunError, match=r"`flwr ls` doesn't end within 0.05 s; does the SuperLink answer\?"
     ):

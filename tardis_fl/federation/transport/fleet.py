@@ -183,7 +183,7 @@ class Fleet:
                 requests.append(
                     Message(
                         content,
-                        dst_node_id=self._nodes.connected_node(client),
+                        dst_node_id=self._connected_node(client),
                         message_type=message_type,
                         group_id=str(round_number),
                         ttl=self._ttl,
@@ -200,6 +200,11 @@ class Fleet:
                 )
             else:
                 yield next(replies)
+
+    def _connected_node(self, client: int) -> int:
+        node = self._nodes.node(client)
+        assert node is not None, f"client {client} has no node"
+        return node
 
     def node_label(self, client: int) -> int | None:
         """Returns the id of a client's node, where nodes are real ones."""
@@ -236,7 +241,7 @@ class Fleet:
                 if name.startswith(f"{client}.")
             }
             self._grid.restore_state(
-                self._nodes.connected_node(client),
+                self._connected_node(client),
                 RecordDict({messages.OWN_NORMS: messages.pack_tensors(own)}),
             )
 

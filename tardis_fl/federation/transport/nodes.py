@@ -135,12 +135,6 @@ class Nodes:
         node = self._table.nodes.get(client)
         return node if node in self._connected else None
 
-    def connected_node(self, client: int) -> int:
-        """Returns the node of a client that is connected."""
-        node = self.node(client)
-        assert node is not None, f"client {client} has no node"
-        return node
-
     def label(self, client: int) -> int | None:
         """Returns the node's id for people, where nodes are more than numbers of this process."""
         return self._table.nodes.get(client) if self._changes else None
@@ -199,13 +193,8 @@ class Nodes:
         )
 
     def _too_few(self, needed: int) -> str:
-        return _too_few(
-            self._runtime,
-            needed,
-            num_connected=len(self._connected),
-            num_taken=len(self._table.nodes),
-            refused=self._table.refused,
-        )
+        counts = (needed, len(self._connected), len(self._table.nodes))
+        return _too_few(self._runtime, *counts, refused=self._table.refused)
 
 
 def _check_kinds(identities: Iterable[Identity]) -> None:
@@ -243,9 +232,9 @@ def _problem_of(
 def _too_few(
     runtime: RuntimeConfig,
     needed: int,
-    *,
     num_connected: int,
     num_taken: int,
+    *,
     refused: Mapping[int, str],
 ) -> str:
     """Returns why a run can't begin: nodes are refused, silent or missing."""

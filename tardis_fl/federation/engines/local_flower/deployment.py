@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from tardis_fl.errors import RunError
 from tardis_fl.federation.engines.local_flower.certificates import (
@@ -80,12 +79,7 @@ class LocalDeployment:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        frames: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def start_superlink(self) -> None:
@@ -103,12 +97,9 @@ class LocalDeployment:
     def start_node(
         self, number: int, *, partition: int | None = None, registered: bool = True
     ) -> Program:
-        """Starts a SuperNode.
+        """Starts a SuperNode, whose partition-id is its number where none is given.
 
-        Args:
-            number: Its number here.
-            partition: Its partition-id; None: its number.
-            registered: Whether the SuperLink is told its key before, where nodes have keys.
+        Where nodes have keys, the SuperLink knows its key only if it is registered.
         """
         partition = number if partition is None else partition
         home = self.folder / f"node_{number}"
@@ -159,17 +150,10 @@ class LocalDeployment:
             RunError: The SuperLink has ended.
         """
         self.superlink.check()
-        gone = {
-            number: program
-            for number, program in self.nodes.items()
-            if program.exit_code is not None and number not in self._ended
-        }
-        self._ended |= gone.keys()
-        return [
-            f"node {number}'s process ended with code {program.exit_code} "
-            f"(its log: {program.log.name})"
-            for number, program in gone.items()
-        ]
+        ended = {number for number, node in self.nodes.items() if node.exit_code is not None}
+        new = sorted(ended - self._ended)
+        self._ended |= ended
+        return [f"node {number}'s process {self.nodes[number].ending()}" for number in new]
 
     @property
     def logs(self) -> list[Path]:

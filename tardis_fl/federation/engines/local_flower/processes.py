@@ -120,6 +120,10 @@ class Program:
                 f"The end of its log:\n{self.last_lines()}"
             )
 
+    def ending(self) -> str:
+        """Returns how it ended, for people."""
+        return f"ended with code {self.exit_code} (its log: {self.log.name})"
+
     def last_lines(self) -> str:
         """Returns the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:])
