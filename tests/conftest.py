@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -51,6 +52,22 @@ runtime: {threads: 1, precision: float32}
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TARDIS_FL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["FLWR_HOME"] = str(tmp_path_factory.mktemp("flwr"))
+
+
+@pytest.fixture(autouse=True)
+def _outlines_of_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds the reports' plots, and lets matplotlib render them only where a test is marked `draws`.
+
+    Rendering takes longer than a small run's training.
+    """
+    plots = sys.modules.get("tardis_fl.report.plots")  # not imported for tests without a report
+    if plots is None or request.node.get_closest_marker("draws"):
+        return
+    monkeypatch.setattr(
+        plots.NotebookFigure,
+        "savefig",
+        lambda figure, buffer, **_: buffer.write("<svg></svg>"),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -171,6 +171,7 @@ def test_html_of_a_run_escapes_what_users_name(run):
     assert "<script>" not in replace(run, report=report)._repr_html_()
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     "what", ["rounds", "frontier", "thresholds", "tiers", "classes", "clients"]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -53,6 +54,22 @@ def finished(tmp_path_factory):
 
 
 def run_in(folder, arguments, **environment):
+    """Runs `python -m MODULE ...` in this process, as Python does, which saves the imports."""
+    dash_m, module, *options = arguments
+    assert dash_m == "-m"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", [module, *options])
+        name = f"{module}.__main__" if module == "tardis_fl" else module
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        assert ended.value.code in (None, 0)
+
+
+def run_apart(folder, arguments, **environment):
+    """Runs a command in a process of its own."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -89,8 +106,14 @@ def test_every_shipped_configuration_runs(config, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+# starting real processes is tested in tests/workflows/test_federate.py, and Ray with the engines
 @pytest.mark.parametrize(
-    "command", [command for command in PYTHON if "runs/quickstart" not in command]
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.extended] if "--engine" in command else [])
+        for command in PYTHON
+        if "runs/quickstart" not in command
+    ],
 )
 def test_a_command_of_the_readme_runs(command, tmp_path):
     """Trainings run shortened: the README's own options, then fewer rounds and samples, on generated images where TARDIS_FL_DATA names no others."""
@@ -115,16 +138,18 @@ def test_a_command_of_the_readme_runs(command, tmp_path):
             "--output",
             str(tmp_path / "run"),
         ]
-    run_in(ROOT, arguments, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {}))
+    run = run_apart if "federate" in command else run_in
+    run(ROOT, arguments, **({"TARDIS_FL_DATA": REAL_DATA} if REAL_DATA else {}))
     if trains:
         assert (tmp_path / "run" / ("sweep.md" if "sweep" in command else "report.html")).exists()
 
 
-def test_every_python_block_of_the_readme_runs(finished):
+def test_every_python_block_of_the_readme_runs(finished, monkeypatch):
+    monkeypatch.chdir(finished)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert blocks
     for block in blocks:
-        run_in(finished, ["-c", block])
+        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 
 def test_paths_named_in_the_readme_exist():

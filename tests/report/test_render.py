@@ -15,6 +15,8 @@ from tardis_fl.report.text import bytes_text, duration_text, percent
 from tardis_fl.workflows.experiment import simulate
 from tests.conftest import small_config
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):

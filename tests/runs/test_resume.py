@@ -172,16 +172,10 @@ def test_kill_9_in_the_middle_of_a_real_process(tmp_path):
         "tardis_fl.simulate",
         "c.yaml",
         "--set",
-        "federation.rounds=20",
+        "federation.rounds=12",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [*command, "--name", "whole"],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    simulate(small_config("federation.rounds=12"), tmp_path / "runs" / "whole", quiet())
     process = subprocess.Popen(
         [*command, "--name", "run"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
     )
@@ -203,7 +197,7 @@ def test_kill_9_in_the_middle_of_a_real_process(tmp_path):
         text=True,
     )
     assert "going on after" in done.stdout
-    assert (tmp_path / "runs" / "run" / "rounds.jsonl").read_text().count("\n") == 20
+    assert (tmp_path / "runs" / "run" / "rounds.jsonl").read_text().count("\n") == 12
     ours, theirs = (outcome(tmp_path / "runs" / name) for name in ("run", "whole"))
     assert all(
         tensor.equal(theirs[3][name][key])

@@ -258,13 +258,12 @@ def test_a_slice_of_real_cifar10(real_data, tmp_path, monkeypatch):
     config = small_config(
         "data.dataset=cifar10",
         "data.synthetic={}",
-        "data.max_train_samples=3000",
-        "data.max_test_samples=1000",
-        "federation.rounds=4",
-        "model.width=16",
+        "data.max_train_samples=2000",
+        "data.max_test_samples=500",
+        "federation.rounds=3",
+        "model.width=8",
         "federation.local_epochs=2",
         "federation.final_server_epochs=3",
-        "runtime.threads=2",
     )
     report = simulate(config, tmp_path / "run", Screen(Console(file=io.StringIO())))
     assert not report.dataset.synthetic

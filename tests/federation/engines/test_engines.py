@@ -298,6 +298,7 @@ def ray_cluster(num_cpus):
                     process.kill()
 
 
+@pytest.mark.extended  # the weights on Ray are tested above, an address below
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_a_ray_cluster_that_is_there_gives_the_weights_of_the_inline_engine():
     with ray_cluster(2) as address:
