@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from tardis_fl.config.differences import differences
 from tardis_fl.config.schema import Config
+from tardis_fl.config.section import TRUSTED
 from tardis_fl.core.atomic import write_bytes
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.federation.records import Snapshot
 
 FORMAT = 1
-MAY_CHANGE = (
-    "name",
-    "federation.rounds",
-    "data.root",
-    "runtime.cache_dir",
-)  # what a resumed run need not share with the run before
+START_AGAIN = "begin a new run with another --name"
+# what a resumed run need not share with the run before
+MAY_CHANGE = ("name", "federation.rounds", "data.root", "runtime.cache_dir")
 # held-out samples pass it in every round; nothing else of the deployment is seen before it
 SEEN_IN_TRAINING = "deployment.feature_codec"
 
@@ -52,24 +49,15 @@ def read_checkpoint(path: Path, config: Config) -> Snapshot:
         saved_config, form = facts.pop("config"), facts.pop("format")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise RunError(
-            f"{path}: this checkpoint is damaged or none of ours ({error}); remove the folder's run, or start anew with another --name"
+            f"{path}: this checkpoint is damaged or none of ours ({error}); "
+            f"remove the folder's run, or {START_AGAIN}"
         ) from None
     if form != FORMAT:
         raise RunError(
-            f"{path}: this checkpoint has format {form}, this version of tardis_fl reads {FORMAT}; start anew with another --name"
+            f"{path}: this checkpoint has format {form}, "
+            f"this version of tardis_fl reads {FORMAT}; {START_AGAIN}"
         )
-    changed = [
-        key
-        for key in changed_keys(saved_config, config.model_dump(mode="json"))
-        if not _may_change(key)
-    ]
-    if changed:
-        first = changed[0]
-        raise ConfigError(
-            f"{path}: is of another configuration: {', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'} "
-            f"({first}: {_value(saved_config, first)} there, {_value(config.model_dump(mode='json'), first)} now); "
-            f"a resumed run may change only {', '.join(MAY_CHANGE)} and deployment, but for {SEEN_IN_TRAINING}; start anew with another --name"
-        )
+    _check_same_experiment(path, saved_config, config)
     if facts["round"] > config.federation.rounds:
         raise ConfigError(
             f"federation.rounds: got {config.federation.rounds}; {facts['round']} rounds are complete in {path}; wanted as many or more"
@@ -77,22 +65,28 @@ def read_checkpoint(path: Path, config: Config) -> Snapshot:
     return Snapshot(tensors, facts)
 
 
+def _check_same_experiment(path: Path, saved: object, config: Config) -> None:
+    """Refuses a checkpoint of a configuration that differs in what its weights depend on.
+
+    Raises:
+        ConfigError: It differs, or isn't a configuration of this version.
+    """
+    try:
+        there = Config.model_validate(saved, context=TRUSTED)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: its configuration can't be read by this version; {START_AGAIN}\n{error}"
+        ) from None
+    changed = [found for found in differences(there, config) if not _may_change(found.path)]
+    if changed:
+        keys = ", ".join(found.path for found in changed)
+        verb = "differs" if len(changed) == 1 else "differ"
+        raise ConfigError(
+            f"{path}: is of another configuration: {keys} {verb} ({changed[0]}); "
+            f"a resumed run may change only {', '.join(MAY_CHANGE)} and deployment, "
+            f"but for {SEEN_IN_TRAINING}; {START_AGAIN}"
+        )
+
+
 def _may_change(key: str) -> bool:
     return key in MAY_CHANGE or (key.startswith("deployment.") and key != SEEN_IN_TRAINING)
-
-
-def changed_keys(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted paths of values that differ between two configurations."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from changed_keys(
-                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key)
-            )
-    elif old != new:
-        yield prefix
-
-
-def _value(config: Any, path: str) -> str:
-    for key in path.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return json.dumps(config)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tardis_fl.config import Config, load_config
+from tardis_fl.config.differences import differences
 from tardis_fl.errors import ConfigError
 from tardis_fl.report.results import Report
 from tardis_fl.runs.folder import REPORTS
@@ -35,16 +34,12 @@ def finished_report(folder: Path, config: Config) -> Report | None:
         raise ConfigError(
             f"{folder}: holds a run whose config.yaml can't be read by this version. {MEND}\n{error}"
         ) from None
-    different = list(differences(there, config))
+    different = differences(there, config)
     if different:
-        more = (
-            f" and {len(different) - SHOWN_DIFFERENCES} more"
-            if len(different) > SHOWN_DIFFERENCES
-            else ""
-        )
-        raise ConfigError(
-            f"{folder}: holds a run of another configuration ({'; '.join(different[:SHOWN_DIFFERENCES])}{more}). {MEND}"
-        )
+        shown = "; ".join(map(str, different[:SHOWN_DIFFERENCES]))
+        if len(different) > SHOWN_DIFFERENCES:
+            shown += f" and {len(different) - SHOWN_DIFFERENCES} more"
+        raise ConfigError(f"{folder}: holds a run of another configuration ({shown}). {MEND}")
     return Report.read(folder / "report.json") if finished else None
 
 
@@ -60,32 +55,9 @@ def complete_report(folder: Path, config: Config) -> Report | None:
         there = load_config(folder / "config.yaml")
     except ConfigError:
         return None
-    return None if any(differences(there, config)) else Report.read(folder / "report.json")
+    return None if differences(there, config) else Report.read(folder / "report.json")
 
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run in this folder completed a round and not the whole."""
     return (folder / "rounds.jsonl").exists() and not (folder / "report.json").exists()
-
-
-def differences(there: Config, here: Config) -> Iterator[str]:
-    """Yields the keys in which two configurations differ, with both values; their names don't count."""
-    old, new = (
-        dict(_leaves(config.model_dump(mode="json", exclude={"name"}), ""))
-        for config in (there, here)
-    )
-    for path in dict.fromkeys([*new, *old]):
-        if path not in old or path not in new or old[path] != new[path]:
-            yield f"{path}: {_value(old, path)} there, {_value(new, path)} here"
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list) and value:
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
-def _value(leaves: dict[str, Any], path: str) -> str:
-    return str(leaves[path]) if path in leaves and leaves[path] is not None else "nothing"

@@ -172,13 +172,13 @@ class RunFolder:
         lines = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []
         if len(lines) < count:
             raise RunError(
-                f"{path}: holds {len(lines)} lines, the checkpoint is of {count}; start anew with another --name"
+                f"{path}: holds {len(lines)} lines, the checkpoint is of {count}; begin a new run with another --name"
             )
         try:
             records = [RoundRecord.from_json(json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path}: a line can't be read ({error!r}); start anew with another --name"
+                f"{path}: a line can't be read ({error!r}); begin a new run with another --name"
             ) from None
         if path.exists():
             write_bytes(path, b"".join(lines))
@@ -238,7 +238,7 @@ class RunFolder:
         ]  # the others left nothing
         if any(before.get("data_hash") != environment["data_hash"] for before in sittings):
             raise ConfigError(
-                f"data.root: these are other images than those that the run in {self.path} began with; start anew with another --name"
+                f"data.root: these are other images than those that the run in {self.path} began with; begin a new run with another --name"
             )
         keys = (
             "threads",
@@ -277,7 +277,7 @@ class RunFolder:
             return [*last.pop("earlier_sittings", []), last]
         except (OSError, ValueError, AttributeError) as error:
             raise RunError(
-                f"{path}: can't be read ({error}); start anew with another --name"
+                f"{path}: can't be read ({error}); begin a new run with another --name"
             ) from None
 
     def write_partition(self, shards: Sequence[Shard]) -> None:

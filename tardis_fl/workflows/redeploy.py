@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from tardis_fl.config import Config, load_config
+from tardis_fl.config.differences import differences
 from tardis_fl.core.atomic import write_json, write_text
 from tardis_fl.errors import ConfigError
 from tardis_fl.report.results import Report
-from tardis_fl.runs.finished import differences
 
 if TYPE_CHECKING:
     from tardis_fl.data.images import Dataset
@@ -149,7 +149,8 @@ def read_finished_run(
         )
     there = load_config(folder / "config.yaml")
     config = load_config(folder / "config.yaml", overrides)
-    trained = [line for line in differences(there, config) if not line.startswith(CHANGEABLE)]
+    different = differences(there, config)
+    trained = [str(found) for found in different if not found.path.startswith(CHANGEABLE)]
     if trained:
         raise ConfigError(
             "deploying again changes the section deployment only, and these are of the training: "

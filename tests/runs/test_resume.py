@@ -13,10 +13,12 @@ import time
 import pytest
 import yaml
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tardis_fl.errors import ConfigError, RunError
 from tardis_fl.report.terminal import Screen
+from tardis_fl.runs.checkpoint import read_checkpoint
 from tardis_fl.runs.folder import EPOCH_CHECKPOINT, ROUND_CHECKPOINT, RunFolder
 from tardis_fl.workflows.experiment import simulate
 from tests.conftest import ROOT, SMALL, small_config
@@ -227,14 +229,29 @@ def test_another_configuration_is_refused_and_named(interrupted):
     before = (interrupted / "config.yaml").read_text()
     with pytest.raises(
         ConfigError,
-        match=r"is of another configuration: federation.client.learning_rate differs \(federation.client.learning_rate: 0.05 there, 0.1 now\); a resumed run may change only name, federation.rounds",
+        match=r"is of another configuration: federation.client.learning_rate differs \(federation.client.learning_rate: 0.05 there, 0.1 here\); a resumed run may change only name, federation.rounds",
     ):
         simulate(
             small_config("federation.client.learning_rate=0.1"), interrupted, quiet(), resume=True
         )
-    with pytest.raises(ConfigError, match=r"seed, model.width differ \(seed: 3 there, 4 now\)"):
+    with pytest.raises(ConfigError, match=r"seed, model.width differ \(seed: 3 there, 4 here\)"):
         simulate(small_config("seed=4", "model.width=8"), interrupted, quiet(), resume=True)
     assert (interrupted / "config.yaml").read_text() == before
+
+
+def test_a_checkpoint_from_before_a_key_was_there_is_of_the_same_experiment(interrupted):
+    path = interrupted / ROUND_CHECKPOINT
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del facts["config"]["plugins"]
+    del facts["config"]["model"]["loss"]
+    save_file(tensors, path, {"facts": json.dumps(facts)})
+    assert read_checkpoint(path, small_config()).facts["round"] == 1
+    facts["config"]["federation"]["no_longer"] = 1
+    save_file(tensors, path, {"facts": json.dumps(facts)})
+    with pytest.raises(ConfigError, match="can't be read by this version; begin a new run"):
+        read_checkpoint(path, small_config())
 
 
 def test_a_deployment_that_did_not_come_out_is_changed_without_training_again(tmp_path):
@@ -276,7 +293,7 @@ def test_a_truncated_checkpoint_is_one_message(interrupted):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
         RunError,
-        match=r"round.safetensors: this checkpoint is damaged or none of ours .*start anew with another --name",
+        match=r"round.safetensors: this checkpoint is damaged or none of ours .*begin a new run with another --name",
     ):
         simulate(small_config(), interrupted, quiet(), resume=True)
 
