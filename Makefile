@@ -1,5 +1,5 @@
 # make demo: install and run the main job.  make test: install where that is missing, and run the tests, JOBS at a time.
-# make test-all: run the extended tests too.  make lint: check style and types.  ARGS: more options for the command.
+# make test-all: run the tests marked `extended` too.  make lint: check style and types.  ARGS: more options for the command.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2

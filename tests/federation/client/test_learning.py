@@ -378,7 +378,7 @@ def test_a_users_loss_is_what_clients_and_server_descend():
     ]
     rates_once = ["federation.client.learning_rate=0.05", "federation.server.learning_rate=0.05"]
     rates_twice = ["federation.client.learning_rate=0.1", "federation.server.learning_rate=0.1"]
-    loss = "model.loss=tests.federation.test_learning:half_cross_entropy"
+    loss = "model.loss=tests.federation.client.test_learning:half_cross_entropy"
     usual = federate(small_config(*exact, *rates_once)).network.state_dict()
     own = federate(small_config(*exact, *rates_twice, loss)).network.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in usual.items())
