@@ -21,6 +21,7 @@ from tardis_fl.config.problem import ConfigProblems, Problem
 from tardis_fl.config.runtime import CallbackConfig, RuntimeConfig
 from tardis_fl.config.section import ADDED, Section
 from tardis_fl.config.views import SegmentRoles
+from tardis_fl.core.plugins import plugin_problems
 
 
 class Config(Section):
@@ -76,6 +77,15 @@ class Config(Section):
         if problems:
             raise ConfigProblems(problems)
         return Config.model_validate(raw)
+
+    @classmethod
+    def prepare(cls, data: Any) -> None:
+        """Imports the plug-ins, whose names may stand at other keys; what fails is told later."""
+        listed = data.get("plugins") if isinstance(data, Mapping) else None
+        if isinstance(listed, list):
+            plugin_problems([name for name in listed if isinstance(name, str)])
+        else:
+            plugin_problems()
 
     def combination_problems(self) -> list[Problem]:
         """Returns what no single key shows: what can't go together, and missing plug-ins."""

@@ -87,6 +87,10 @@ class Section(BaseModel):
         """Returns a copy with some keys replaced by values that may not go together."""
         return super().model_copy(update=update)
 
+    @classmethod
+    def prepare(cls, data: Any) -> None:
+        """Does what must come before keys are checked, such as learning the names of plug-ins."""
+
     def combination_problems(self) -> list[Problem]:
         """Returns what is wrong with keys that are right by themselves."""
         return []
@@ -98,6 +102,7 @@ class Section(BaseModel):
     ) -> Self:
         if _inside.get():
             return handler(data)
+        cls.prepare(data)
         token = _inside.set(True)
         try:
             section, problems = _validated(cls, data, handler)

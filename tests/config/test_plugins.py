@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from tardis_fl.config import Config, parse_config
 from tardis_fl.config.checks.plugins import problems_on_node
 from tardis_fl.config.wire import wire_json
 from tardis_fl.data.partitioners import PARTITIONERS
+from tardis_fl.early_exit.training.registry import LOSSES
 from tardis_fl.errors import ConfigError
-from tests.conftest import SMALL, small_config
+from tests.conftest import ROOT, SMALL, small_config
 
 HERE = "tests.config.test_plugins"
 
@@ -27,6 +31,13 @@ class Rule:
 
 
 NUMBER = 3
+
+
+@pytest.fixture
+def forgets_names(monkeypatch):
+    """Lets registries forget what a test registers."""
+    for registry in (PARTITIONERS, LOSSES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def problems(*overrides: str) -> list[str]:
@@ -127,10 +138,8 @@ def test_a_plug_in_that_fails_hides_the_names_that_it_would_have_registered():
     assert only.startswith("  plugins.0: got 'no.such.module'; ")
 
 
-def test_a_registered_name_of_a_listed_module_is_known(tmp_path, monkeypatch):
+def test_a_registered_name_of_a_listed_module_is_known(tmp_path, monkeypatch, forgets_names):
     monkeypatch.chdir(tmp_path)
-    # so that the name is gone for later tests
-    monkeypatch.setattr(PARTITIONERS, "_entries", dict(PARTITIONERS._entries))
     Path("names_of_a_config_test.py").write_text(
         "from tardis_fl.data.partitioners import PARTITIONERS\n"
         "@PARTITIONERS.register('first_come')\n"
@@ -141,6 +150,27 @@ def test_a_registered_name_of_a_listed_module_is_known(tmp_path, monkeypatch):
         overrides=["data.partition.scheme=first_come"],
     )
     assert config.data.partition.scheme == "first_come"
+
+
+def test_a_new_process_reads_a_request_with_registered_names(tmp_path, monkeypatch, forgets_names):
+    """As a node of Flower's deployment engine does, which has a process for each message."""
+    monkeypatch.chdir(tmp_path)
+    Path("names_of_a_request_test.py").write_text(
+        "from tardis_fl.early_exit.training.registry import LOSSES\n"
+        "LOSSES.register('own_loss', 'torch.nn.functional:cross_entropy')\n"
+    )
+    config = parse_config(
+        SMALL + "plugins: [names_of_a_request_test]\n", overrides=["model.loss=own_loss"]
+    )
+    code = "import sys; from tardis_fl.config.wire import read_wire; print(read_wire(sys.argv[1]).model.loss)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, wire_json(config)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "own_loss\n"
 
 
 def test_requests_of_configurations_without_plug_ins_are_as_long_as_ever():

@@ -13,6 +13,7 @@ from tardis_fl.core.plugins import missing_plugins, plugin_problems
 from tardis_fl.core.problem import describe, did_you_mean, one_of
 from tardis_fl.core.registry import Registry
 from tardis_fl.data.partitioners import PARTITIONERS
+from tardis_fl.early_exit.training.registry import LOSSES
 from tardis_fl.federation.callbacks.registry import CALLBACKS
 from tardis_fl.federation.server.aggregation.rules import AGGREGATION_RULES
 
@@ -62,6 +63,7 @@ def choices(config: Config) -> Iterator[Choice]:
     aggregation = config.federation.aggregation
     yield Choice(PARTITIONERS, partition.scheme, partition.options, on_clients=True)
     yield Choice(AGGREGATION_RULES, aggregation.rule, aggregation.options, on_clients=False)
+    yield Choice(LOSSES, config.model.loss, config.model.loss_options, on_clients=True)
     yield from _codecs(config)
     for number, callback in enumerate(config.callbacks):
         key = f"callbacks.{number}.use"
