@@ -50,12 +50,7 @@ runtime: {threads: 1, precision: float32}
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # shared by pytest's processes, so that CIFAR-10 is decoded once
-    cache = folder / "cache"
-    cache.mkdir(exist_ok=True)
-    os.environ["TARDIS_FL_CACHE"] = str(cache)
+    os.environ["TARDIS_FL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["FLWR_HOME"] = str(tmp_path_factory.mktemp("flwr"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from pathlib import Path
 
@@ -236,14 +235,13 @@ def test_synthetic_images_are_the_same_every_time_with_all_classes():
     assert np.bincount(labels).tolist() == [10] * 10
 
 
-def test_real_cifar10_is_complete_and_not_decoded_again(real_data, monkeypatch):
-    folder = Path(os.environ["TARDIS_FL_CACHE"])  # that of all tests: decoding takes long
-    dataset = load_cifar10(real_data, folder)
+def test_real_cifar10_is_complete_and_not_decoded_again(real_data, tmp_path, monkeypatch):
+    dataset = load_cifar10(real_data, tmp_path)
     monkeypatch.setattr(
         "tardis_fl.data.datasets.cifar10.decode_images",
         lambda *_, **__: pytest.fail("decoded twice"),
     )
-    again = load_cifar10(real_data, folder)
+    again = load_cifar10(real_data, tmp_path)
     assert (len(dataset.train), len(dataset.test)) == (50_000, 10_000)
     assert isinstance(again.train.images, np.memmap)
     assert np.bincount(again.test.labels).tolist() == [1000] * 10

@@ -112,3 +112,22 @@ def test_an_installed_wheel_runs_the_quickstart_by_name_outside_the_checkout(ins
     assert str(installed.parent) in where
     call([*command, "simulate", "quickstart", *settings], tmp_path)
     assert (tmp_path / "runs" / "quickstart" / "report.html").exists()
+
+
+EXAMPLES = sorted(path.stem for path in ROOT.glob("examples/*.yaml"))
+
+
+def test_every_example_has_a_configuration():
+    modules = {path.stem for path in ROOT.glob("examples/*.py")} - {"__init__"}
+    assert modules
+    assert modules == set(EXAMPLES)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_installed_wheel_runs_the_example_from_a_user_s_folder(installed, tmp_path, name):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=ignored)
+    command = [installed / "python", "-m", "tardis_fl.simulate", f"examples/{name}.yaml"]
+    call([*command, "--set", "runtime.threads=1", "--output", tmp_path / "run"], tmp_path)
+    assert (tmp_path / "run" / "report.json").exists()
