@@ -29,7 +29,7 @@ def import_torchvision(module: str = "torchvision") -> ModuleType:
     except RuntimeError as error:
         if _declared is not None or "torchvision::" not in str(error):
             raise
-    _declared = torch.library.Library("torchvision", "FRAGMENT")
+    _declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS.values():
-        _declared.define(schema)
+        _declared.define(schema)  # type: ignore[no-untyped-call]
     return importlib.import_module(module)
